@@ -1,0 +1,52 @@
+"""Every error that a user can meet, by cause.
+
+A message says what was given, what was expected, and which file, stage or key it is about.
+"""
+
+
+class SpaceEvoError(Exception):
+    """Root of all errors raised on purpose by nni_spaceevo."""
+
+
+class ConfigError(SpaceEvoError):
+    """A YAML file or an argument has a wrong key or value."""
+
+
+class CodeError(SpaceEvoError):
+    """A space code or subnet code does not fit its hyperspace."""
+
+
+class ConstraintError(SpaceEvoError):
+    """A latency constraint that no subnet, or every subnet, meets."""
+
+
+class PredictorError(SpaceEvoError):
+    """A latency predictor is missing, damaged, or lacks a kernel."""
+
+
+class DeviceError(SpaceEvoError):
+    """The device or its runtime cannot measure what was asked."""
+
+
+class LUTError(SpaceEvoError):
+    """A quantized LUT is missing, damaged, or made for another hyperspace."""
+
+
+class CheckpointError(SpaceEvoError):
+    """A checkpoint is damaged or belongs to another run."""
+
+
+class QuantizationError(SpaceEvoError):
+    """A quantizer is used before its range is known, or with a range that cannot be deployed."""
+
+
+class TrainingError(SpaceEvoError):
+    """Training went wrong: a loss that is not finite, or a goal that was not reached."""
+
+
+class FileAccessError(SpaceEvoError):
+    """A file or folder cannot be read or written."""
+
+
+class LockedError(FileAccessError):
+    """Another process is writing the same file."""

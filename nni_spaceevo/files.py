@@ -1,0 +1,189 @@
+"""Files that survive: atomic writes, locks, strict YAML and JSON, hashes, packed data folders.
+
+Records are `msgspec.Struct` types, so an unknown key or a wrong type is refused with its path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from .errors import ConfigError, FileAccessError, LockedError
+
+T = TypeVar("T")
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every configuration and stored record: frozen, and strict about its keys."""
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees either the old content or the new, never half.
+
+    Raises
+    ------
+    FileAccessError
+        The folder cannot be written or the disk is full; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; results are for sharing, like any file the user writes.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise FileAccessError(f"{path}: cannot write ({error.strerror}); nothing was changed") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the only right to write `path`; the lock dies with the process.
+
+    Raises
+    ------
+    LockedError
+        Another process holds it; the message names its process id.
+    """
+    import fcntl
+
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(lock, "a+")
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot write ({error.strerror})") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise LockedError(f"{path}: process {owner} is writing it; wait for it to finish or stop it") from None
+        stream.seek(0)
+        stream.truncate()
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, or raise `FileAccessError` naming it."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise FileAccessError(f"{path}: cannot read ({reason})") from error
+
+
+def read_yaml(path: Path, record: type[T]) -> T:
+    """Read a YAML file as a record.
+
+    Raises
+    ------
+    ConfigError
+        Unknown or missing key, or a value of the wrong type; names file, key and what is allowed.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    return convert(data, record, str(path))
+
+
+def read_json(path: Path, record: type[T]) -> T:
+    """Read a JSON file as a record; errors as `read_yaml`."""
+    try:
+        data = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    return convert(data, record, str(path))
+
+
+def convert(data: Any, record: type[T], where: str) -> T:
+    """Turn plain data into a record, or raise `ConfigError` starting with `where`."""
+    try:
+        return msgspec.convert(data, record)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        allowed = _allowed_keys(record, message)
+        raise ConfigError(f"{where}: {message}{allowed}") from error
+
+
+def _allowed_keys(record: Any, message: str) -> str:
+    if "unknown field" not in message:
+        return ""
+    kind = msgspec.inspect.type_info(record)
+    path = message.rpartition("at `$")[2].rstrip("`") if "at `$" in message else ""
+    for key in path.replace("[...]", ".[]").split("."):
+        kind = _descend(kind, key) if key else kind
+    fields = getattr(kind, "fields", ())
+    return f"; allowed keys: {', '.join(f.encode_name for f in fields)}" if fields else ""
+
+
+def _descend(kind: Any, key: str) -> Any:
+    if key == "[]":
+        kind = getattr(kind, "item_type", getattr(kind, "value_type", kind))
+    else:
+        kind = next((f.type for f in getattr(kind, "fields", ()) if f.encode_name == key), kind)
+    options = [t for t in getattr(kind, "types", ()) if not isinstance(t, msgspec.inspect.NoneType)]
+    return options[0] if options else kind
+
+
+def plain(record: Any) -> Any:
+    """Turn a record into dicts, lists and scalars."""
+    return msgspec.to_builtins(record)
+
+
+def to_json(data: Any) -> str:
+    """Indented JSON of a record or plain data, ending with a newline."""
+    return json.dumps(plain(data), indent=1, allow_nan=False) + "\n"
+
+
+def to_yaml(data: Any) -> str:
+    """YAML of a record or plain data, keys in their own order."""
+    import yaml
+
+    return yaml.safe_dump(plain(data), sort_keys=False, default_flow_style=None, width=100)
+
+
+def digest(*parts: bytes | str) -> str:
+    """First 16 hexadecimal digits of SHA-256 over the parts."""
+    sha = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        sha.update(len(data).to_bytes(8, "little") + data)
+    return sha.hexdigest()[:16]
+
+
+def packed_folder(name: str) -> Path:
+    """Folder of data that travels with the package: `latency_predictors` or `examples`.
+
+    In a wheel it lies inside the package, in a checkout beside it.
+    """
+    inside = Path(__file__).parent / name
+    return inside if inside.is_dir() else Path(__file__).parent.parent / name

@@ -1,0 +1,50 @@
+"""What can be searched, as values: block types, stages, width windows, hyperspaces, codes."""
+
+from .blocks import BLOCK_TYPES, BlockType, block_type, get_block_type, recipe_of
+from .codes import BlockChoice, Chain, SpaceCode, SubnetCode, format_chain, parse_chain
+from .hyperspace import BlockOption, ElasticStage, Hyperspace, Stage, load_hyperspace, presets
+from .kernels import Kernel, block_kernels, chain_kernels, mflops, mparams, output_hw
+from .recipe import (
+    BlockConfig,
+    ConvStep,
+    LinearStep,
+    PoolStep,
+    Recipe,
+    SqueezeExciteStep,
+    Step,
+    make_divisible,
+)
+
+__all__ = [
+    "BLOCK_TYPES",
+    "BlockChoice",
+    "BlockConfig",
+    "BlockOption",
+    "BlockType",
+    "Chain",
+    "ConvStep",
+    "ElasticStage",
+    "Hyperspace",
+    "Kernel",
+    "LinearStep",
+    "PoolStep",
+    "Recipe",
+    "SpaceCode",
+    "SqueezeExciteStep",
+    "Stage",
+    "Step",
+    "SubnetCode",
+    "block_kernels",
+    "block_type",
+    "chain_kernels",
+    "format_chain",
+    "get_block_type",
+    "load_hyperspace",
+    "make_divisible",
+    "mflops",
+    "mparams",
+    "output_hw",
+    "parse_chain",
+    "presets",
+    "recipe_of",
+]
