@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise FileAccessError(f"{path}: cannot write ({error.strerror}); nothing was changed") from error
+        raise FileAccessError(
+            f"{path}: cannot write ({error.strerror}); nothing was changed"
+        ) from error
 
 
 def _umask() -> int:
@@ -72,7 +75,7 @@ def exclusive(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(lock, "a+")
+        stream = lock.open("a+")  # noqa: SIM115 (the lock must outlive this block)
     except OSError as error:
         raise FileAccessError(f"{path}: cannot write ({error.strerror})") from error
     with stream:
@@ -81,7 +84,9 @@ def exclusive(path: Path) -> Iterator[None]:
         except BlockingIOError:
             stream.seek(0)
             owner = stream.read().strip() or "unknown"
-            raise LockedError(f"{path}: process {owner} is writing it; wait for it to finish or stop it") from None
+            raise LockedError(
+                f"{path}: process {owner} is writing it; wait for it to finish or stop it"
+            ) from None
         stream.seek(0)
         stream.truncate()
         stream.write(str(os.getpid()))
@@ -139,7 +144,7 @@ def _allowed_keys(record: Any, message: str) -> str:
         return ""
     kind = msgspec.inspect.type_info(record)
     path = message.rpartition("at `$")[2].rstrip("`") if "at `$" in message else ""
-    for key in path.replace("[...]", ".[]").split("."):
+    for key in re.sub(r"\[[^]]*\]", ".[]", path).split("."):
         kind = _descend(kind, key) if key else kind
     fields = getattr(kind, "fields", ())
     return f"; allowed keys: {', '.join(f.encode_name for f in fields)}" if fields else ""

@@ -93,7 +93,9 @@ def _depthwise_k3(c: BlockConfig, hidden: int) -> list[Step]:
     ]
 
 
-def _inverted_residual(c: BlockConfig, *, se: bool, residual: bool = True, k3: bool = False) -> Recipe:
+def _inverted_residual(
+    c: BlockConfig, *, se: bool, residual: bool = True, k3: bool = False
+) -> Recipe:
     hidden = make_divisible(c.cin * (c.expand or 1))
     main: list[Step] = []
     if hidden != c.cin:
@@ -102,7 +104,15 @@ def _inverted_residual(c: BlockConfig, *, se: bool, residual: bool = True, k3: b
         main += _depthwise_k3(c, hidden)
     else:
         main.append(
-            ConvStep("depthwise", hidden, hidden, c.kernel_size, c.stride, depthwise=True, activation=c.activation)
+            ConvStep(
+                "depthwise",
+                hidden,
+                hidden,
+                c.kernel_size,
+                c.stride,
+                depthwise=True,
+                activation=c.activation,
+            )
         )
     if se:
         main.append(SqueezeExciteStep("se", hidden, make_divisible(hidden // 4)))
@@ -115,9 +125,19 @@ def _inverted_residual(c: BlockConfig, *, se: bool, residual: bool = True, k3: b
 @block_type("mbv1_dual", "MobileNetV1Dual", expands=False)
 def _mbv1_dual(c: BlockConfig) -> Recipe:
     main = (
-        ConvStep("depthwise1", c.cin, c.cin, c.kernel_size, c.stride, depthwise=True, activation=c.activation),
+        ConvStep(
+            "depthwise1",
+            c.cin,
+            c.cin,
+            c.kernel_size,
+            c.stride,
+            depthwise=True,
+            activation=c.activation,
+        ),
         ConvStep("pointwise1", c.cin, c.cout, activation=c.activation),
-        ConvStep("depthwise2", c.cout, c.cout, c.kernel_size, depthwise=True, activation=c.activation),
+        ConvStep(
+            "depthwise2", c.cout, c.cout, c.kernel_size, depthwise=True, activation=c.activation
+        ),
         ConvStep("pointwise2", c.cout, c.cout, activation=c.activation),
     )
     return Recipe(main, residual=True, shortcut=_shortcut(c))
@@ -173,7 +193,9 @@ def _resnet_se(c: BlockConfig) -> Recipe:
 
 def _fused_mbconv(c: BlockConfig, *, se: bool) -> Recipe:
     hidden = make_divisible(c.cin * (c.expand or 1))
-    main: list[Step] = [ConvStep("fused", c.cin, hidden, c.kernel_size, c.stride, activation=c.activation)]
+    main: list[Step] = [
+        ConvStep("fused", c.cin, hidden, c.kernel_size, c.stride, activation=c.activation)
+    ]
     if se:
         main.append(SqueezeExciteStep("se", hidden, make_divisible(c.cin // 4)))
     main.append(ConvStep("project", hidden, c.cout))
@@ -193,13 +215,17 @@ def _fused_mb_se_res(c: BlockConfig) -> Recipe:
 @block_type("conv", "ConvBnAct", expands=False)
 def _conv(c: BlockConfig) -> Recipe:
     """First convolution and final expand."""
-    return Recipe((ConvStep("conv", c.cin, c.cout, c.kernel_size, c.stride, activation=c.activation),))
+    return Recipe(
+        (ConvStep("conv", c.cin, c.cout, c.kernel_size, c.stride, activation=c.activation),)
+    )
 
 
 @block_type("pool_conv", "FeatureMix", expands=False)
 def _pool_conv(c: BlockConfig) -> Recipe:
     """Feature mix: global pool, then a 1x1 convolution."""
-    return Recipe((PoolStep("pool", c.cin), ConvStep("conv", c.cin, c.cout, activation=c.activation)))
+    return Recipe(
+        (PoolStep("pool", c.cin), ConvStep("conv", c.cin, c.cout, activation=c.activation))
+    )
 
 
 @block_type("linear", "Logits", expands=False)

@@ -38,14 +38,18 @@ class SpaceCode:
                 f"{len(self.windows)} width windows; expected one of each per stage"
             )
         if not all(0 <= i < len(_DIGITS) for i in (*self.blocks, *self.windows)):
-            raise CodeError(f"space of {self.hyperspace!r}: indices must be 0 to {len(_DIGITS) - 1}")
+            raise CodeError(
+                f"space of {self.hyperspace!r}: indices must be 0 to {len(_DIGITS) - 1}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> SpaceCode:
         """Read a code such as `onnxw-151122-023231`; raises `CodeError`."""
         match = _SPACE.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None:
-            raise CodeError(f"space code {text!r}: expected <hyperspace>-<block types>-<width windows>")
+            raise CodeError(
+                f"space code {text!r}: expected <hyperspace>-<block types>-<width windows>"
+            )
         name, blocks, windows = match.groups()
         return cls(name, tuple(map(_DIGITS.index, blocks)), tuple(map(_DIGITS.index, windows)))
 
@@ -75,7 +79,9 @@ def parse_chain(text: str) -> Chain:
     """Read a sub-stage `k#w#e_k#w#e…` (`None` or 0 for no expand ratio), the LUT files' notation."""
     try:
         rows = [part.split("#") for part in text.strip().split("_")]
-        return tuple(BlockChoice(int(k), int(w), 0.0 if e == "None" else float(e)) for k, w, e in rows)
+        return tuple(
+            BlockChoice(int(k), int(w), 0.0 if e == "None" else float(e)) for k, w, e in rows
+        )
     except ValueError:
         raise CodeError(f"sub-stage {text!r}: expected k#w#e_k#w#e…") from None
 
@@ -102,7 +108,9 @@ class SubnetCode:
             depths, kernels, widths = ([int(v) for v in match[i].split("#")] for i in (1, 2, 3))
             expands = [float(v) for v in match[4].split("#")]
         except ValueError:
-            raise CodeError(f"subnet code {text!r}: depths, kernels, widths and expands must be numbers") from None
+            raise CodeError(
+                f"subnet code {text!r}: depths, kernels, widths and expands must be numbers"
+            ) from None
         counts = {"d": sum(depths), "k": len(kernels), "w": len(widths), "e": len(expands)}
         if len(set(counts.values())) != 1:
             raise CodeError(f"subnet code {text!r}: block counts differ: {counts}")
@@ -118,4 +126,7 @@ class SubnetCode:
             ("w", (b.width for b in blocks)),
             ("e", expands),
         )
-        return "_".join(letter + "#".join(map(str, values)) for letter, values in parts) + f"_r{self.resolution}"
+        return (
+            "_".join(letter + "#".join(map(str, values)) for letter, values in parts)
+            + f"_r{self.resolution}"
+        )

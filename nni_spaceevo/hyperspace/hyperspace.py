@@ -41,15 +41,23 @@ class BlockOption(Record, frozen=True):
         known = get_block_type(self.type)
         if bool(self.expands) != known.expands:
             need = "needs" if known.expands else "takes no"
-            raise ConfigError(f"block type {self.type!r} {need} expands; given {list(self.expands)}")
+            raise ConfigError(
+                f"block type {self.type!r} {need} expands; given {list(self.expands)}"
+            )
         if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
-            raise ConfigError(f"block type {self.type!r}: kernel_sizes must be odd, given {list(self.kernel_sizes)}")
+            raise ConfigError(
+                f"block type {self.type!r}: kernel_sizes must be odd, given {list(self.kernel_sizes)}"
+            )
         if "k3" in self.type and min(self.kernel_sizes) < 3:
             raise ConfigError(f"block type {self.type!r}: kernel_sizes must be at least 3")
         if any(e <= 0 for e in self.expands):
-            raise ConfigError(f"block type {self.type!r}: expands must be positive, given {list(self.expands)}")
+            raise ConfigError(
+                f"block type {self.type!r}: expands must be positive, given {list(self.expands)}"
+            )
         if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}")
+            raise ConfigError(
+                f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}"
+            )
 
     @property
     def expand_choices(self) -> tuple[float, ...]:
@@ -59,7 +67,13 @@ class BlockOption(Record, frozen=True):
     def config(self, cin: int, choice: BlockChoice, stride: int) -> BlockConfig:
         """The static block that `choice` makes of this option."""
         return BlockConfig(
-            self.type, cin, choice.width, choice.kernel_size, choice.expand_or_none, stride, self.activation
+            self.type,
+            cin,
+            choice.width,
+            choice.kernel_size,
+            choice.expand_or_none,
+            stride,
+            self.activation,
         )
 
 
@@ -86,7 +100,9 @@ class Stage(Record, frozen=True):
     def __post_init__(self) -> None:
         for key, values in (("widths", self.widths), ("depths", self.depths)):
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise ConfigError(f"stage {self.name!r}: {key} must be ascending and positive, given {list(values)}")
+                raise ConfigError(
+                    f"stage {self.name!r}: {key} must be ascending and positive, given {list(values)}"
+                )
         if self.stride not in (1, 2):
             raise ConfigError(f"stage {self.name!r}: stride must be 1 or 2, given {self.stride}")
         if self.window_size is not None and not 1 <= self.window_size <= len(self.widths):
@@ -117,12 +133,16 @@ class ElasticStage(Record, frozen=True):
     def smallest(self) -> Chain:
         """The smallest sub-stage."""
         o = self.option
-        return (BlockChoice(min(o.kernel_sizes), self.widths[0], min(o.expand_choices)),) * self.stage.depths[0]
+        return (
+            BlockChoice(min(o.kernel_sizes), self.widths[0], min(o.expand_choices)),
+        ) * self.stage.depths[0]
 
     def largest(self) -> Chain:
         """The largest sub-stage."""
         o = self.option
-        return (BlockChoice(max(o.kernel_sizes), self.widths[-1], max(o.expand_choices)),) * self.stage.depths[-1]
+        return (
+            BlockChoice(max(o.kernel_sizes), self.widths[-1], max(o.expand_choices)),
+        ) * self.stage.depths[-1]
 
     def random(self, rng: np.random.Generator) -> Chain:
         """A sub-stage drawn uniformly: the depth, then every block's choices."""
@@ -131,7 +151,9 @@ class ElasticStage(Record, frozen=True):
     def _random_block(self, rng: np.random.Generator) -> BlockChoice:
         o = self.option
         return BlockChoice(
-            int(rng.choice(o.kernel_sizes)), int(rng.choice(self.widths)), float(rng.choice(o.expand_choices))
+            int(rng.choice(o.kernel_sizes)),
+            int(rng.choice(self.widths)),
+            float(rng.choice(o.expand_choices)),
         )
 
     def mutate(self, chain: Chain, rng: np.random.Generator, probability: float) -> Chain:
@@ -188,22 +210,30 @@ class Hyperspace(Record, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ConfigError(f"hyperspace schema {self.schema}; this version reads {SCHEMA}")
-        SpaceCode.parse(f"{self.name}-0-0")  # A name that could not be read back from a code is refused.
+        SpaceCode.parse(
+            f"{self.name}-0-0"
+        )  # A name that could not be read back from a code is refused.
         for what, names in (
             ("stage name", [s.name for s in self.stages]),
             ("block type", [b.type for b in self.block_types]),
         ):
             repeated = {n for n in names if names.count(n) > 1}
             if repeated:
-                raise ConfigError(f"hyperspace {self.name!r}: {what} {sorted(repeated)[0]!r} given twice")
+                raise ConfigError(
+                    f"hyperspace {self.name!r}: {what} {sorted(repeated)[0]!r} given twice"
+                )
         if not self.searchable or not self.block_types:
-            raise ConfigError(f"hyperspace {self.name!r}: at least one searchable stage and one block type needed")
+            raise ConfigError(
+                f"hyperspace {self.name!r}: at least one searchable stage and one block type needed"
+            )
         if not self.stages[-1].block or self.stages[-1].block.type != "linear":
             raise ConfigError(f"hyperspace {self.name!r}: the last stage must be a fixed 'linear'")
         for key in ("resolutions", "distill_resolutions"):
             values = getattr(self, key)
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise ConfigError(f"hyperspace {self.name!r}: {key} must be ascending, given {list(values)}")
+                raise ConfigError(
+                    f"hyperspace {self.name!r}: {key} must be ascending, given {list(values)}"
+                )
 
     # ---- stages -------------------------------------------------------------------------------
 
@@ -231,7 +261,9 @@ class Hyperspace(Record, frozen=True, dict=True):
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise CodeError(f"{self.name}: no stage {name!r}; stages: {', '.join(s.name for s in self.stages)}")
+        raise CodeError(
+            f"{self.name}: no stage {name!r}; stages: {', '.join(s.name for s in self.stages)}"
+        )
 
     def option(self, block_type: str) -> BlockOption:
         """A block option by its type, or `CodeError` with the known types."""
@@ -263,22 +295,30 @@ class Hyperspace(Record, frozen=True, dict=True):
         """Read and check a space code; raises `CodeError` naming stage, given and allowed."""
         code = code if isinstance(code, SpaceCode) else SpaceCode.parse(code)
         if code.hyperspace != self.name:
-            raise CodeError(f"space {code}: belongs to hyperspace {code.hyperspace!r}, expected {self.name!r}")
+            raise CodeError(
+                f"space {code}: belongs to hyperspace {code.hyperspace!r}, expected {self.name!r}"
+            )
         if len(code.blocks) != len(self.searchable):
-            raise CodeError(f"space {code}: {len(code.blocks)} stages; {self.name} has {len(self.searchable)}")
+            raise CodeError(
+                f"space {code}: {len(code.blocks)} stages; {self.name} has {len(self.searchable)}"
+            )
         for stage, block, window in zip(self.searchable, code.blocks, code.windows, strict=True):
             for what, given, count in (
                 ("block type", block, len(self.block_types)),
                 ("width window", window, len(stage.windows)),
             ):
                 if given >= count:
-                    raise CodeError(f"space {code}: {stage.name} {what} {given}; allowed 0 to {count - 1}")
+                    raise CodeError(
+                        f"space {code}: {stage.name} {what} {given}; allowed 0 to {count - 1}"
+                    )
         return code
 
     def random_space(self, rng: np.random.Generator) -> SpaceCode:
         """A space drawn uniformly."""
         blocks = tuple(int(rng.integers(len(self.block_types))) for _ in self.searchable)
-        return SpaceCode(self.name, blocks, tuple(int(rng.integers(len(s.windows))) for s in self.searchable))
+        return SpaceCode(
+            self.name, blocks, tuple(int(rng.integers(len(s.windows))) for s in self.searchable)
+        )
 
     def uniform_spaces(self) -> Iterator[SpaceCode]:
         """The manually designed spaces: one block type, one window index, in every stage.
@@ -310,7 +350,11 @@ class Hyperspace(Record, frozen=True, dict=True):
                 stages.append(ElasticStage(stage=stage, option=stage.block, widths=stage.widths))
             else:
                 block, window = next(chosen)
-                stages.append(ElasticStage(stage=stage, option=self.block_types[block], widths=stage.windows[window]))
+                stages.append(
+                    ElasticStage(
+                        stage=stage, option=self.block_types[block], widths=stage.windows[window]
+                    )
+                )
         return tuple(stages)
 
     # ---- subnets ------------------------------------------------------------------------------
@@ -319,20 +363,28 @@ class Hyperspace(Record, frozen=True, dict=True):
         """Read and check a subnet code of a space; raises `CodeError`."""
         code = code if isinstance(code, SubnetCode) else SubnetCode.parse(code)
         if len(code.stages) != len(self.elastic):
-            raise CodeError(f"subnet {code}: {len(code.stages)} stages; {self.name} has {len(self.elastic)}")
+            raise CodeError(
+                f"subnet {code}: {len(code.stages)} stages; {self.name} has {len(self.elastic)}"
+            )
         if code.resolution not in self.resolutions:
-            raise CodeError(f"subnet {code}: resolution {code.resolution}; allowed {list(self.resolutions)}")
+            raise CodeError(
+                f"subnet {code}: resolution {code.resolution}; allowed {list(self.resolutions)}"
+            )
         for stage, chain in zip(self.elastic_stages(space), code.stages, strict=True):
             stage.check(chain)
         return code
 
     def smallest_subnet(self, space: SpaceCode) -> SubnetCode:
         """The smallest subnet of a space."""
-        return SubnetCode(tuple(s.smallest() for s in self.elastic_stages(space)), self.resolutions[0])
+        return SubnetCode(
+            tuple(s.smallest() for s in self.elastic_stages(space)), self.resolutions[0]
+        )
 
     def largest_subnet(self, space: SpaceCode) -> SubnetCode:
         """The largest subnet of a space."""
-        return SubnetCode(tuple(s.largest() for s in self.elastic_stages(space)), self.resolutions[-1])
+        return SubnetCode(
+            tuple(s.largest() for s in self.elastic_stages(space)), self.resolutions[-1]
+        )
 
     def random_subnet(self, space: SpaceCode, rng: np.random.Generator) -> SubnetCode:
         """A subnet drawn uniformly, stage by stage."""
@@ -345,10 +397,14 @@ class Hyperspace(Record, frozen=True, dict=True):
         """Redraw each choice of a subnet with the given probability."""
         stages = zip(self.elastic_stages(space), code.stages, strict=True)
         chains = tuple(stage.mutate(chain, rng, probability) for stage, chain in stages)
-        resolution = int(rng.choice(self.resolutions)) if rng.random() < probability else code.resolution
+        resolution = (
+            int(rng.choice(self.resolutions)) if rng.random() < probability else code.resolution
+        )
         return SubnetCode(chains, resolution)
 
-    def subnet_blocks(self, space: SpaceCode, code: SubnetCode) -> tuple[tuple[str, tuple[BlockConfig, ...]], ...]:
+    def subnet_blocks(
+        self, space: SpaceCode, code: SubnetCode
+    ) -> tuple[tuple[str, tuple[BlockConfig, ...]], ...]:
         """The static blocks of a subnet by stage, head included, in order."""
         cin, stages = self.in_channels, []
         for elastic, chain in zip(self.elastic_stages(space), code.stages, strict=True):
@@ -383,13 +439,15 @@ class Hyperspace(Record, frozen=True, dict=True):
 
     def from_parameters(self, parameters: dict[str, Any]) -> SpaceCode:
         """Read NNI trial parameters; raises `CodeError` naming the wrong one and what is allowed."""
-        blocks, windows = [], []
+        blocks: list[int] = []
+        windows: list[int] = []
         types = [o.type for o in self.block_types]
         for stage in self.searchable:
-            for key, found, allowed in (
+            columns: tuple[tuple[str, list[int], list[Any]], ...] = (
                 (f"{stage.name}/block_type", blocks, types),
                 (f"{stage.name}/width_window", windows, [list(w) for w in stage.windows]),
-            ):
+            )
+            for key, found, allowed in columns:
                 if parameters.get(key) not in allowed:
                     raise CodeError(f"{key}: {parameters.get(key)!r}; allowed {allowed}")
                 found.append(allowed.index(parameters[key]))
@@ -401,7 +459,9 @@ class Hyperspace(Record, frozen=True, dict=True):
         return digest(to_json(self))
 
 
-def _change_one(values: tuple[int, ...], counts: list[int], rng: np.random.Generator) -> tuple[int, ...]:
+def _change_one(
+    values: tuple[int, ...], counts: list[int], rng: np.random.Generator
+) -> tuple[int, ...]:
     free = [i for i, n in enumerate(counts) if n > 1]
     if not free:
         return values
@@ -427,7 +487,9 @@ def load_hyperspace(source: str | Path) -> Hyperspace:
     if path.suffix not in (".yaml", ".yml"):
         path = Path(__file__).parent / "presets" / f"{source}.yaml"
     if not path.is_file():
-        raise ConfigError(f"hyperspace {str(source)!r}: expected a YAML file or one of {', '.join(presets())}")
+        raise ConfigError(
+            f"hyperspace {str(source)!r}: expected a YAML file or one of {', '.join(presets())}"
+        )
     try:
         return read_yaml(path, Hyperspace)
     except CodeError as error:
