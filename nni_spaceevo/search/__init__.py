@@ -1,0 +1,24 @@
+"""Finding the best space: Q-T score and aging evolution, pure numpy."""
+
+from .aging import AgingEvolution, EvolutionConfig
+from .qt_score import (
+    QTConfig,
+    SpaceScore,
+    check_constraints,
+    constraint_at_quantile,
+    qt_score,
+    sample_subnets,
+    score_samples,
+)
+
+__all__ = [
+    "AgingEvolution",
+    "EvolutionConfig",
+    "QTConfig",
+    "SpaceScore",
+    "check_constraints",
+    "constraint_at_quantile",
+    "qt_score",
+    "sample_subnets",
+    "score_samples",
+]
