@@ -8,11 +8,14 @@ class SpaceEvoError(Exception):
     """Root of all errors raised on purpose by nni_spaceevo."""
 
 
-class ConfigError(SpaceEvoError):
+# These two are also ValueErrors: msgspec then adds where in the file a record was wrong.
+
+
+class ConfigError(SpaceEvoError, ValueError):
     """A YAML file or an argument has a wrong key or value."""
 
 
-class CodeError(SpaceEvoError):
+class CodeError(SpaceEvoError, ValueError):
     """A space code or subnet code does not fit its hyperspace."""
 
 

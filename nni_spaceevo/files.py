@@ -47,12 +47,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
+        raise FileAccessError(
+            f"{path}: cannot write ({error.strerror or error}); nothing was changed"
+        ) from error
+    finally:
+        # Gone already after success; left by a failure or by Ctrl-C.
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise FileAccessError(
-            f"{path}: cannot write ({error.strerror}); nothing was changed"
-        ) from error
 
 
 def _umask() -> int:
@@ -75,7 +77,7 @@ def exclusive(path: Path) -> Iterator[None]:
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("a+")  # noqa: SIM115 (the lock must outlive this block)
+        stream = lock.open("a+")
     except OSError as error:
         raise FileAccessError(f"{path}: cannot write ({error.strerror})") from error
     with stream:
@@ -115,7 +117,7 @@ def read_yaml(path: Path, record: type[T]) -> T:
 
     try:
         data = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return convert(data, record, str(path))
 

@@ -7,13 +7,15 @@ kernel size, width and expand ratio of every block, then the resolution.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 from ..errors import CodeError
 
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-_SPACE = re.compile(r"([A-Za-z][\w.]*)-([0-9a-z]+)-([0-9a-z]+)")
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+NAME = re.compile(r"[A-Za-z][\w.]*")
+_SPACE = re.compile(rf"({NAME.pattern})-([0-9a-z]+)-([0-9a-z]+)")
 _SUBNET = re.compile(r"d([^_]*)_k([^_]*)_w([^_]*)_e([^_]*)_r(\d+)")
 
 
@@ -37,10 +39,8 @@ class SpaceCode:
                 f"space of {self.hyperspace!r}: {len(self.blocks)} block types and "
                 f"{len(self.windows)} width windows; expected one of each per stage"
             )
-        if not all(0 <= i < len(_DIGITS) for i in (*self.blocks, *self.windows)):
-            raise CodeError(
-                f"space of {self.hyperspace!r}: indices must be 0 to {len(_DIGITS) - 1}"
-            )
+        if not all(0 <= i < len(DIGITS) for i in (*self.blocks, *self.windows)):
+            raise CodeError(f"space of {self.hyperspace!r}: indices must be 0 to {len(DIGITS) - 1}")
 
     @classmethod
     def parse(cls, text: str) -> SpaceCode:
@@ -51,10 +51,10 @@ class SpaceCode:
                 f"space code {text!r}: expected <hyperspace>-<block types>-<width windows>"
             )
         name, blocks, windows = match.groups()
-        return cls(name, tuple(map(_DIGITS.index, blocks)), tuple(map(_DIGITS.index, windows)))
+        return cls(name, tuple(map(DIGITS.index, blocks)), tuple(map(DIGITS.index, windows)))
 
     def __str__(self) -> str:
-        blocks, windows = ("".join(_DIGITS[i] for i in v) for v in (self.blocks, self.windows))
+        blocks, windows = ("".join(DIGITS[i] for i in v) for v in (self.blocks, self.windows))
         return f"{self.hyperspace}-{blocks}-{windows}"
 
 
@@ -76,19 +76,27 @@ Chain = tuple[BlockChoice, ...]
 
 
 def parse_chain(text: str) -> Chain:
-    """Read a sub-stage `k#w#e_k#w#e…` (`None` or 0 for no expand ratio), the LUT files' notation."""
+    """Read a sub-stage `k#w#e_k#w#e…` as LUT files write it (`None` or 0: no expand ratio)."""
     try:
         rows = [part.split("#") for part in text.strip().split("_")]
         return tuple(
-            BlockChoice(int(k), int(w), 0.0 if e == "None" else float(e)) for k, w, e in rows
+            BlockChoice(int(k), int(w), 0.0 if e == "None" else _finite(e)) for k, w, e in rows
         )
-    except ValueError:
+    except (ValueError, AttributeError):
         raise CodeError(f"sub-stage {text!r}: expected k#w#e_k#w#e…") from None
 
 
 def format_chain(chain: Chain) -> str:
     """Write a sub-stage as the LUT files do; inverse of `parse_chain`."""
-    return "_".join(f"{b.kernel_size}#{b.width}#{b.expand:g}" for b in chain)
+    return "_".join(f"{b.kernel_size}#{b.width}#{b.expand_or_none}" for b in chain)
+
+
+def _finite(text: str) -> float:
+    # NaN would make a code that does not equal itself.
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -106,20 +114,23 @@ class SubnetCode:
             raise CodeError(f"subnet code {text!r}: expected d…_k…_w…_e…_r…")
         try:
             depths, kernels, widths = ([int(v) for v in match[i].split("#")] for i in (1, 2, 3))
-            expands = [float(v) for v in match[4].split("#")]
+            expands = [_finite(v) for v in match[4].split("#")]
+            resolution = int(match[5])
         except ValueError:
             raise CodeError(
                 f"subnet code {text!r}: depths, kernels, widths and expands must be numbers"
             ) from None
+        if min(depths) < 0:
+            raise CodeError(f"subnet code {text!r}: depths must not be negative, given {depths}")
         counts = {"d": sum(depths), "k": len(kernels), "w": len(widths), "e": len(expands)}
         if len(set(counts.values())) != 1:
             raise CodeError(f"subnet code {text!r}: block counts differ: {counts}")
         blocks = iter(BlockChoice(*row) for row in zip(kernels, widths, expands, strict=True))
-        return cls(tuple(tuple(next(blocks) for _ in range(d)) for d in depths), int(match[5]))
+        return cls(tuple(tuple(next(blocks) for _ in range(d)) for d in depths), resolution)
 
     def __str__(self) -> str:
         blocks = [b for stage in self.stages for b in stage]
-        expands = ("0" if b.expand == 0 else repr(b.expand) for b in blocks)
+        expands = ("0" if b.expand == 0 else repr(float(b.expand)) for b in blocks)
         parts = (
             ("d", (len(s) for s in self.stages)),
             ("k", (b.kernel_size for b in blocks)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CodeError, ConfigError
 from ..files import Record, digest, read_yaml, to_json
 from .blocks import get_block_type
-from .codes import BlockChoice, Chain, SpaceCode, SubnetCode
+from .codes import DIGITS, NAME, BlockChoice, Chain, SpaceCode, SubnetCode
 from .recipe import ACTIVATIONS, BlockConfig
 
 if TYPE_CHECKING:
@@ -44,19 +44,24 @@ class BlockOption(Record, frozen=True):
             raise ConfigError(
                 f"block type {self.type!r} {need} expands; given {list(self.expands)}"
             )
-        if not self.kernel_sizes or any(k < 1 or k % 2 == 0 for k in self.kernel_sizes):
-            raise ConfigError(
-                f"block type {self.type!r}: kernel_sizes must be odd, given {list(self.kernel_sizes)}"
-            )
+        sizes = list(self.kernel_sizes)
+        if not sizes or any(k < 1 or k % 2 == 0 for k in sizes):
+            raise ConfigError(f"block type {self.type!r}: kernel_sizes must be odd, given {sizes}")
         if "k3" in self.type and min(self.kernel_sizes) < 3:
             raise ConfigError(f"block type {self.type!r}: kernel_sizes must be at least 3")
-        if any(e <= 0 for e in self.expands):
+        for key, values in (("kernel_sizes", sizes), ("expands", self.expands)):
+            if len(set(values)) != len(values):
+                raise ConfigError(
+                    f"block type {self.type!r}: {key} must differ, given {list(values)}"
+                )
+        if not all(0 < e < math.inf for e in self.expands):
             raise ConfigError(
                 f"block type {self.type!r}: expands must be positive, given {list(self.expands)}"
             )
         if self.activation not in ACTIVATIONS:
             raise ConfigError(
-                f"unknown activation {self.activation!r}; known: {', '.join(ACTIVATIONS)}"
+                f"block type {self.type!r}: unknown activation {self.activation!r}; "
+                f"known: {', '.join(ACTIVATIONS)}"
             )
 
     @property
@@ -101,7 +106,8 @@ class Stage(Record, frozen=True):
         for key, values in (("widths", self.widths), ("depths", self.depths)):
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
                 raise ConfigError(
-                    f"stage {self.name!r}: {key} must be ascending and positive, given {list(values)}"
+                    f"stage {self.name!r}: {key} must be ascending and positive, "
+                    f"given {list(values)}"
                 )
         if self.stride not in (1, 2):
             raise ConfigError(f"stage {self.name!r}: stride must be 1 or 2, given {self.stride}")
@@ -210,9 +216,15 @@ class Hyperspace(Record, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ConfigError(f"hyperspace schema {self.schema}; this version reads {SCHEMA}")
-        SpaceCode.parse(
-            f"{self.name}-0-0"
-        )  # A name that could not be read back from a code is refused.
+        # A name that could not be read back from a code is refused.
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"hyperspace name {self.name!r}: expected a letter, then letters, digits, _ or ."
+            )
+        if self.in_channels < 1:
+            raise ConfigError(
+                f"hyperspace {self.name!r}: in_channels must be positive, given {self.in_channels}"
+            )
         for what, names in (
             ("stage name", [s.name for s in self.stages]),
             ("block type", [b.type for b in self.block_types]),
@@ -228,11 +240,39 @@ class Hyperspace(Record, frozen=True, dict=True):
             )
         if not self.stages[-1].block or self.stages[-1].block.type != "linear":
             raise ConfigError(f"hyperspace {self.name!r}: the last stage must be a fixed 'linear'")
+        self._check_choices()
         for key in ("resolutions", "distill_resolutions"):
             values = getattr(self, key)
             if not values or list(values) != sorted(set(values)) or values[0] < 1:
                 raise ConfigError(
                     f"hyperspace {self.name!r}: {key} must be ascending, given {list(values)}"
+                )
+
+    def _check_choices(self) -> None:
+        """Refuse choices that codes cannot write, and a head that leaves something to choose."""
+        for what, count in (
+            ("block types", len(self.block_types)),
+            *((f"width windows in stage {s.name!r}", len(s.windows)) for s in self.searchable),
+        ):
+            if count > len(DIGITS):
+                raise ConfigError(
+                    f"hyperspace {self.name!r}: {count} {what}; allowed 1 to {len(DIGITS)}, "
+                    "one digit of a space code"
+                )
+        fixed = tuple(s.block for s in self.elastic if s.block)
+        for option in (*self.block_types, *fixed):
+            if option.type in HEAD_TYPES:
+                raise ConfigError(
+                    f"hyperspace {self.name!r}: block type {option.type!r} belongs in the head, "
+                    "after the last searchable stage"
+                )
+        for stage in self.head:
+            assert stage.block is not None
+            choices = (stage.block.kernel_sizes, stage.block.expand_choices)
+            if any(len(c) > 1 for c in (stage.widths, stage.depths, *choices)):
+                raise ConfigError(
+                    f"stage {stage.name!r} of the head must have one width, depth, kernel size "
+                    "and expand ratio"
                 )
 
     # ---- stages -------------------------------------------------------------------------------
@@ -281,7 +321,8 @@ class Hyperspace(Record, frozen=True, dict=True):
     def input_hw(self, stage: Stage, resolution: int) -> int:
         """Height and width of a stage's input for images of `resolution` pixels."""
         for earlier in self.stages[: self.stages.index(stage)]:
-            resolution = -(-resolution // earlier.stride)
+            pooled = earlier.block is not None and earlier.block.type == "pool_conv"
+            resolution = 1 if pooled else -(-resolution // earlier.stride)
         return resolution
 
     # ---- spaces -------------------------------------------------------------------------------
@@ -438,7 +479,7 @@ class Hyperspace(Record, frozen=True, dict=True):
         return parameters
 
     def from_parameters(self, parameters: dict[str, Any]) -> SpaceCode:
-        """Read NNI trial parameters; raises `CodeError` naming the wrong one and what is allowed."""
+        """Read NNI trial parameters; raises `CodeError` naming the wrong one and the allowed."""
         blocks: list[int] = []
         windows: list[int] = []
         types = [o.type for o in self.block_types]
@@ -490,7 +531,4 @@ def load_hyperspace(source: str | Path) -> Hyperspace:
         raise ConfigError(
             f"hyperspace {str(source)!r}: expected a YAML file or one of {', '.join(presets())}"
         )
-    try:
-        return read_yaml(path, Hyperspace)
-    except CodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return read_yaml(path, Hyperspace)
