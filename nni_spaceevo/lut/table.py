@@ -13,9 +13,11 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from ..errors import ConfigError, LUTError
@@ -50,6 +52,8 @@ _COLUMNS = {
     "latency_ms": np.float32,
 }
 
+_ROW = ("stage", "block", "window", "resolution", "cin")
+
 
 class LatencyModel(Protocol):
     """What the LUT asks of a latency predictor."""
@@ -81,7 +85,7 @@ class LUTHeader(Record, frozen=True):
     teacher: str
     device: str = ""
     device_fingerprint: str = ""
-    other_ms: dict[str, float] = {}
+    other_ms: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,21 +204,17 @@ class QuantizedLUT:
             )
             for j in range(c["depth"][i])
         )
-        cell = (int(c[k][i]) for k in ("stage", "block", "window", "resolution", "cin"))
-        return Row(*cell, chain, float(c["loss"][i]))
+        stage, block, window, resolution, cin = (int(c[k][i]) for k in _ROW)
+        return Row(stage, block, window, resolution, cin, chain, float(c["loss"][i]))
 
     @cached_property
-    def _starts(self) -> dict[tuple[int, int, int, int], tuple[int, int]]:
+    def _starts(self) -> dict[tuple[int, ...], tuple[int, int]]:
         c = self.columns
-        keys = np.stack(
-            [c[k].astype(np.int64) for k in ("stage", "block", "window", "resolution")], 1
-        )
+        keys = np.stack([c[k].astype(np.int64) for k in _ROW[:4]], 1)
         change = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
         bounds = [0, *change.tolist(), len(keys)]
-        return {
-            tuple(int(v) for v in keys[a]): (a, b)
-            for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-        }  # type: ignore[misc]
+        cells = [tuple(row) for row in keys[bounds[:-1]].tolist()]
+        return dict(zip(cells, pairwise(bounds), strict=True))
 
     def cell(
         self, stage: int, block: int, window: int, resolution: int

@@ -64,8 +64,8 @@ class AgingEvolution:
 
     def _uniform(self) -> list[SpaceCode]:
         unique = list(dict.fromkeys(self.hyperspace.uniform_spaces()))
-        self._rng.shuffle(unique)  # type: ignore[arg-type]
-        # Half of a small population stays random, so that evolution does not start from uniform alone.
+        self._rng.shuffle(unique)
+        # Half of a small population stays random: evolution must not start from uniform alone.
         return unique[: max(1, self.config.population_size // 2)]
 
     @property

@@ -21,7 +21,7 @@ from ..hyperspace import SpaceCode
 from ..lut import QuantizedLUT
 
 BATCH = 500
-# The published code adds this to p, so that a space without any subnet within T has a finite penalty.
+# As in the published code: p never becomes zero.
 SHARE_EPSILON = 1e-5
 
 
@@ -84,7 +84,7 @@ def sample_subnets(
 
     Returns
     -------
-    loss, latency_ms : arrays of shape (samples,)
+    loss, latency_ms : arrays of shape (samples,), samples rounded up to whole batches
     """
     resolutions = lut.hyperspace.distill_resolutions
     batches = -(-samples // BATCH)
@@ -100,7 +100,7 @@ def sample_subnets(
             latency += cell_latency[rows]
         losses.append(loss)
         latencies.append(latency)
-    return np.concatenate(losses)[:samples], np.concatenate(latencies)[:samples]
+    return np.concatenate(losses), np.concatenate(latencies)
 
 
 def score_samples(
@@ -147,7 +147,7 @@ def check_constraints(lut: QuantizedLUT, constraints_ms: tuple[float, ...]) -> N
             continue
         which = (
             f"below the fastest subnet ({low:.4g} ms)"
-            if T < low
+            if low > T
             else f"above the slowest subnet ({high:.4g} ms)"
         )
         raise ConstraintError(
