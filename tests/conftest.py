@@ -1,0 +1,26 @@
+"""Fixtures that more than one room's tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from nni_spaceevo.files import packed_folder
+from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
+
+# CI runs on two shared cores: no deadline per example, and the same examples on every run.
+settings.register_profile("spaceevo", deadline=None, derandomize=True)
+settings.load_profile("spaceevo")
+
+
+@pytest.fixture(scope="session")
+def digits() -> Hyperspace:
+    """The hyperspace of examples/digits."""
+    return load_hyperspace(packed_folder("examples") / "digits" / "hyperspace.yaml")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator that starts the same in every test."""
+    return np.random.default_rng(0)
