@@ -17,10 +17,12 @@ from nni_spaceevo.hyperspace import BlockConfig, ConvStep, Recipe, make_divisibl
         (1, 8),
         (4, 8),
         (8, 8),
-        (11, 16),  # 8 would lose over 10 %
+        (9, 16),  # 8 would lose over 10 %
+        (11, 16),
         (12, 16),
         (16, 16),
-        (17.6, 16),
+        (17.7, 16),
+        (17.8, 24),
         (18, 24),
         (19, 24),
         (20, 24),

@@ -1,0 +1,1 @@
+"""Tests of the hyperspace room; a package, so that other rooms may have files of the same names."""
