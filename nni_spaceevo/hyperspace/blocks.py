@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from ..errors import ConfigError
 from .recipe import (
@@ -63,6 +64,7 @@ def get_block_type(name: str) -> BlockType:
     return BLOCK_TYPES[name]
 
 
+@cache
 def recipe_of(config: BlockConfig) -> Recipe:
     """Steps of one static block."""
     return get_block_type(config.type).recipe(config)

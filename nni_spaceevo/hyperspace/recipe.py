@@ -37,7 +37,7 @@ class BlockConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConvStep:
-    """Convolution (dense or depthwise), BatchNorm if `norm` else nothing, activation."""
+    """Convolution (dense or depthwise), bias or BatchNorm where asked for, activation."""
 
     name: str
     cin: int
@@ -47,6 +47,7 @@ class ConvStep:
     depthwise: bool = False
     norm: bool = True
     activation: str = "none"
+    bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,15 @@ class SqueezeExciteStep:
     name: str
     channels: int
     squeezed: int
+
+    @property
+    def convs(self) -> tuple[ConvStep, ConvStep]:
+        """The two convolutions, named `reduce` and `expand`."""
+        inner = {"norm": False, "bias": True}
+        return (
+            ConvStep("reduce", self.channels, self.squeezed, activation="relu", **inner),
+            ConvStep("expand", self.squeezed, self.channels, activation="hsigmoid", **inner),
+        )
 
 
 @dataclass(frozen=True, slots=True)
