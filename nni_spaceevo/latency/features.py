@@ -1,0 +1,111 @@
+"""What a regressor sees of a runtime kernel: physical base terms, and features of the residual.
+
+The base is a sum of costs that a CPU has for sure (padded multiply-accumulates, bytes moved,
+weights loaded); the features let the boosting learn what the base misses, such as tails of
+vector registers (channels modulo 4 to 64) and cache conflicts at powers of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .lowering import RuntimeKernel
+
+FloatArray = NDArray[np.float64]
+
+_MODULI = (4, 8, 16, 32, 64)
+FEATURE_NAMES: tuple[str, ...] = (
+    *("hw", "hw_out", "cin", "cout", "kernel_size", "stride", "squeezed"),
+    *("log_macs", "log_input", "log_output", "log_weights", "pixels_mod4", "pixels_mod16"),
+    *(f"{c}_mod{m}" for c in ("cin", "cout") for m in _MODULI),
+    *("cin_pow2", "cout_pow2", "log_base"),
+)
+
+
+class Columns:
+    """The numbers of n kernels as arrays of shape (n,), with what follows from them."""
+
+    def __init__(self, kernels: Sequence[RuntimeKernel]) -> None:
+        rows = [
+            (k.hw, k.cin, k.cout, k.kernel_size, k.stride, k.squeezed, k.type == "dwconv")
+            for k in kernels
+        ]
+        table = np.array(rows, np.int64).reshape(len(rows), 7)
+        self.hw, self.cin, self.cout, self.kernel_size, self.stride, self.squeezed = table.T[:6]
+        self.hw_out = -(-self.hw // self.stride)
+        self.pixels = self.hw_out**2
+        self.window = self.kernel_size**2 * np.where(table[:, 6] == 1, 1, self.cin)
+        self.input = self.hw**2 * self.cin
+        self.output = self.pixels * self.cout
+        self.weights = np.where(
+            self.squeezed > 0, 2 * self.cin * self.squeezed, self.window * self.cout
+        )
+
+
+def _up(values: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
+    return -(-values // multiple) * multiple
+
+
+def base_names(kind: str) -> tuple[str, ...]:
+    """Names of the base terms of a kernel type, in the order of `base_terms`."""
+    return tuple(_terms(kind, Columns([])))
+
+
+def base_terms(kind: str, columns: Columns) -> FloatArray:
+    """Physical base terms, shape (n, terms): work and bytes in thousands, and a constant."""
+    terms = _terms(kind, columns)
+    return np.stack([np.asarray(t, np.float64) for t in terms.values()], axis=1) / 1e3
+
+
+def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
+    # The constant is 1 us per unit once the thousand is divided out.
+    one = np.full_like(c.hw, 1000)
+    if kind in ("conv1x1", "conv"):
+        return {
+            # VNNI works on 16 output channels and 4 input bytes at a time.
+            "padded_macs": c.pixels * _up(c.cout, 16) * _up(c.window, 4),
+            "padded_output": c.pixels * _up(c.cout, 16),
+            "im2col": np.where(kind == "conv", c.pixels * c.window, 0),
+            "input": c.input,
+            "output": c.output,
+            "weights": c.weights,
+            "pixels": c.pixels,
+            "constant": one,
+        }
+    if kind == "dwconv":
+        tail = c.cout % 16 != 0
+        return {
+            "padded_macs": c.pixels * _up(c.cout, 16) * c.window,
+            "macs_with_tail": np.where(tail, c.pixels * c.cout * c.window, 0),
+            "indirection": c.pixels * c.window,
+            "input": c.input,
+            "output": c.output,
+            "pixels": c.pixels,
+            "constant": one,
+        }
+    if kind == "linear":
+        padded = _up(c.cout, 16) * _up(c.cin, 4)
+        return {"padded_macs": padded, "input": c.cin, "output": c.cout, "constant": one}
+    tail = np.where(c.cin % 16 != 0, c.input, 0)
+    terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
+    if kind == "se":
+        terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
+    return terms
+
+
+def residual_features(columns: Columns, base_us: FloatArray) -> FloatArray:
+    """Features of the residual, shape (n, len(FEATURE_NAMES))."""
+    c = columns
+    logs = (c.pixels * c.weights, c.input, c.output, c.weights)
+    parts = [
+        *(c.hw, c.hw_out, c.cin, c.cout, c.kernel_size, c.stride, c.squeezed),
+        *(np.log1p(np.asarray(v, np.float64)) for v in logs),
+        *(c.pixels % 4, c.pixels % 16),
+        *(channels % m for channels in (c.cin, c.cout) for m in _MODULI),
+        *(c.cin & -c.cin, c.cout & -c.cout),
+        np.log(base_us),
+    ]
+    return np.stack([np.asarray(p, np.float64) for p in parts], axis=1)

@@ -1,0 +1,108 @@
+"""Fitting: kernel measurements to regressors, whole-network measurements to a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from ..errors import PredictorError
+from .features import Columns, FloatArray, base_terms, residual_features
+from .lowering import RuntimeKernel
+from .predictor import Calibration
+from .regressor import Regressor, Trees
+
+# With fewer kernels the trees would only memorise; the physical base alone is safer.
+_FEWEST_FOR_TREES = 30
+
+
+def fit_regressor(
+    kind: str, kernels: Sequence[RuntimeKernel], us: FloatArray, seed: int
+) -> Regressor:
+    """Fit one kernel type: a non-negative physical base, then boosting on the log residual.
+
+    Parameters
+    ----------
+    kind : the kernel type
+    kernels : n kernels of it
+    us : their latencies in microseconds, shape (n,)
+    seed : of the boosting
+
+    Raises
+    ------
+    PredictorError
+        A latency that is not a positive number.
+    """
+    if not (np.isfinite(us).all() and (us > 0).all()):
+        raise PredictorError(
+            f"kernel {kind!r}: measured latencies must be positive, got {us.min()}"
+        )
+    columns = Columns(kernels)
+    weights = _relative_nnls(base_terms(kind, columns), us)
+    base = Regressor(kind, weights, Trees.none())
+    if len(kernels) < _FEWEST_FOR_TREES:
+        return base
+    base_us = base.base_us(columns)
+    model = HistGradientBoostingRegressor(
+        max_iter=300,
+        learning_rate=0.06,
+        max_leaf_nodes=12,
+        min_samples_leaf=4,
+        l2_regularization=0.1,
+        early_stopping=False,
+        random_state=seed,
+    )
+    model.fit(residual_features(columns, base_us), np.log(us / base_us))
+    return Regressor(kind, weights, extract_trees(model))
+
+
+def _relative_nnls(terms: FloatArray, target: FloatArray) -> FloatArray:
+    """Non-negative weights of least squared relative error, shape (terms,)."""
+    rows = terms / target[:, None]
+    # Terms differ by orders of magnitude; equal norms keep the solver well conditioned.
+    norms = np.linalg.norm(rows, axis=0)
+    norms[norms == 0] = 1
+    weights, _ = nnls(rows / norms, np.ones(len(target)))
+    return np.asarray(weights / norms)
+
+
+def extract_trees(model: HistGradientBoostingRegressor) -> Trees:
+    """The trees of a fitted scikit-learn model as plain arrays."""
+    tables: list[NDArray[np.void]] = [p[0].nodes for p in model._predictors]
+    size = max(len(t) for t in tables)
+    shape = (len(tables), size)
+    feature, left, right = (np.zeros(shape, np.int16) for _ in range(3))
+    threshold, value = np.zeros(shape), np.zeros(shape)
+    for i, table in enumerate(tables):
+        leaf, own = table["is_leaf"].astype(bool), np.arange(len(table))
+        n = slice(len(table))
+        feature[i, n] = np.where(leaf, 0, table["feature_idx"])
+        threshold[i, n] = np.where(leaf, 0, table["num_threshold"])
+        left[i, n] = np.where(leaf, own, table["left"])
+        right[i, n] = np.where(leaf, own, table["right"])
+        value[i, n] = np.where(leaf, table["value"], 0)
+    return Trees(
+        feature=feature,
+        threshold=threshold,
+        left=left,
+        right=right,
+        value=value,
+        baseline=np.asarray(model._baseline_prediction, np.float64).reshape(()),
+        depth=np.array(max(int(t["depth"].max()) for t in tables), np.int64),
+    )
+
+
+def fit_calibration(sums_us: FloatArray, nodes: FloatArray, measured_us: FloatArray) -> Calibration:
+    """Fit `scale * sum + node_us * nodes + constant_us` to whole networks, relative least squares.
+
+    Parameters
+    ----------
+    sums_us, nodes : sum of predicted kernels and number of operators, shape (n,)
+    measured_us : latency of the networks, shape (n,)
+    """
+    terms = np.stack([sums_us, nodes, np.ones(len(nodes))], axis=1)
+    scale, node_us, constant_us = _relative_nnls(terms, measured_us).tolist()
+    return Calibration(scale=scale, node_us=node_us, constant_us=constant_us)

@@ -1,0 +1,200 @@
+"""Whole subnets as INT8 ONNX graphs in QDQ form, with random weights: what is timed end to end.
+
+The graph has the shapes and operators that a trained subnet would have once exported (BatchNorm
+folded into biased convolutions, uint8 activations, int8 weights per channel), so its time is the
+trained subnet's time; values play no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..hyperspace import (
+    BlockConfig,
+    ConvStep,
+    Kernel,
+    LinearStep,
+    PoolStep,
+    SqueezeExciteStep,
+    chain_kernels,
+    output_hw,
+    recipe_of,
+)
+
+OPSET = 17
+# A plausible range for activations of normalised layers: -4 to 4, or 0 to 6 where never negative.
+_SIGNED = (8 / 255, 128)
+_POSITIVE = (6 / 255, 0)
+_UNIT = (1 / 255, 0)
+_RANGES = {"relu": _POSITIVE, "relu6": _POSITIVE, "hsigmoid": _UNIT}
+
+
+def subnet_model(
+    blocks: Sequence[BlockConfig], resolution: int, rng: np.random.Generator
+) -> onnx.ModelProto:
+    """Write a chain of blocks as a QDQ INT8 model, float NCHW input and float output, batch 1.
+
+    Parameters
+    ----------
+    blocks : static blocks in order, the first on the image
+    resolution : height and width of the image in pixels
+    rng : source of the weights
+    """
+    writer = _Writer(rng)
+    value, hw = writer.quantized("input", _SIGNED), resolution
+    for config in blocks:
+        value = writer.block(value, config, hw)
+        hw = output_hw(config, hw)
+    shape = [1, blocks[0].cin, resolution, resolution]
+    last = blocks[-1]
+    output = [1, last.cout] if last.type == "linear" else [1, last.cout, hw, hw]
+    return writer.model(shape, value, output)
+
+
+def convolution_count(blocks: Sequence[BlockConfig], resolution: int) -> int:
+    """Number of convolution nodes that `subnet_model` writes for the blocks."""
+    kernels: tuple[Kernel, ...] = chain_kernels(blocks, resolution)
+    return sum(len(k.convolutions()) for k in kernels)
+
+
+class _Writer:
+    """Collects nodes and weights; every method appends and returns the name of its result."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.scales: dict[str, float] = {}
+
+    def model(self, shape: list[int], result: str, result_shape: list[int]) -> onnx.ModelProto:
+        """The finished model with one float input and one float output."""
+        graph = helper.make_graph(
+            self.nodes,
+            "subnet",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(result, TensorProto.FLOAT, result_shape)],
+            self.weights,
+        )
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+        )
+
+    def node(self, op: str, inputs: list[str], **attributes: object) -> str:
+        """Append one node."""
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def constant(self, value: np.ndarray | np.generic) -> str:
+        """Append one initializer."""
+        name = f"constant_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def quantized(self, value: str, limits: tuple[float, int]) -> str:
+        """A uint8 QuantizeLinear / DequantizeLinear pair."""
+        scale = self.constant(np.float32(limits[0]))
+        zero = self.constant(np.uint8(limits[1]))
+        integers = self.node("QuantizeLinear", [value, scale, zero])
+        result = self.node("DequantizeLinear", [integers, scale, zero])
+        self.scales[result] = limits[0]
+        return result
+
+    def parameters(self, value: str, shape: tuple[int, ...]) -> list[str]:
+        """Dequantized int8 weights per output channel, and an int32 bias.
+
+        ORT makes a QLinearConv only where the bias has input scale x weight scale exactly.
+        """
+        cout, fan_in = shape[0], int(np.prod(shape[1:]))
+        scales = np.full(cout, 2 / 127 / np.sqrt(fan_in), np.float32)
+        weight = self.rng.integers(-127, 128, shape).astype(np.int8)
+        bias = self.rng.integers(-1000, 1000, cout).astype(np.int32)
+        columns = (
+            (weight, scales, np.zeros(cout, np.int8)),
+            (bias, scales * np.float32(self.scales[value]), np.zeros(cout, np.int32)),
+        )
+        return [
+            self.node("DequantizeLinear", [self.constant(part) for part in column], axis=0)
+            for column in columns
+        ]
+
+    # ---- blocks and steps ---------------------------------------------------------------------
+
+    def block(self, value: str, config: BlockConfig, hw: int) -> str:
+        """One block: main path, shortcut, sum."""
+        recipe = recipe_of(config)
+        block_input, entry_hw = value, hw
+        for step in recipe.main:
+            match step:
+                case ConvStep():
+                    value, hw = self.convolution(value, step), -(-hw // step.stride)
+                case SqueezeExciteStep():
+                    value = self.squeeze_excite(value, step)
+                case PoolStep():
+                    value, hw = self.quantized(self.node("GlobalAveragePool", [value]), _SIGNED), 1
+                case LinearStep():
+                    value = self.linear(value, step)
+        if not recipe.residual:
+            return value
+        shortcut = block_input
+        if recipe.shortcut is not None:
+            shortcut = self.convolution(block_input, recipe.shortcut)
+        assert hw == -(-entry_hw // config.stride)
+        return self.activated(self.node("Add", [value, shortcut]), recipe.activation)
+
+    def convolution(self, value: str, step: ConvStep) -> str:
+        """Convolution with bias and its activation."""
+        k = step.kernel_size
+        shape = (step.cout, 1 if step.depthwise else step.cin, k, k)
+        node = self.node(
+            "Conv",
+            [value, *self.parameters(value, shape)],
+            kernel_shape=[k, k],
+            strides=[step.stride] * 2,
+            pads=[k // 2] * 4,
+            group=step.cin if step.depthwise else 1,
+        )
+        return self.activated(node, step.activation)
+
+    def activated(self, value: str, activation: str) -> str:
+        """The quantized result of an operator and its activation."""
+        match activation:
+            case "relu":
+                value = self.node("Relu", [value])
+            case "relu6":
+                bounds = [self.constant(np.float32(0)), self.constant(np.float32(6))]
+                value = self.node("Clip", [value, *bounds])
+            case "hsigmoid":
+                value = self.hard_sigmoid(self.quantized(value, _SIGNED))
+            case "hswish":
+                value = self.node("HardSwish", [self.quantized(value, _SIGNED)])
+            case "swish":
+                value = self.quantized(value, _SIGNED)
+                gate = self.quantized(self.node("Sigmoid", [value]), _UNIT)
+                value = self.node("Mul", [value, gate])
+        return self.quantized(value, _RANGES.get(activation, _SIGNED))
+
+    def hard_sigmoid(self, value: str) -> str:
+        """relu6(x + 3) / 6."""
+        return self.node("HardSigmoid", [value], alpha=1 / 6, beta=0.5)
+
+    def squeeze_excite(self, value: str, step: SqueezeExciteStep) -> str:
+        """Global pool, two 1x1 convolutions, product."""
+        gate = self.quantized(self.node("GlobalAveragePool", [value]), _SIGNED)
+        gate = self.convolution(
+            gate, ConvStep("reduce", step.channels, step.squeezed, activation="relu")
+        )
+        gate = self.convolution(
+            gate, ConvStep("expand", step.squeezed, step.channels, activation="hsigmoid")
+        )
+        return self.quantized(self.node("Mul", [value, gate]), _SIGNED)
+
+    def linear(self, value: str, step: LinearStep) -> str:
+        """Fully connected layer on a 1x1 feature."""
+        flat = self.quantized(self.node("Flatten", [value]), _SIGNED)
+        parameters = self.parameters(flat, (step.cout, step.cin))
+        return self.quantized(self.node("Gemm", [flat, *parameters], transB=1), _SIGNED)

@@ -1,0 +1,80 @@
+"""The device that a predictor was measured on, as far as it explains its latencies."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from ..files import Record
+
+# What decides which INT8 kernels ONNX Runtime's MLAS picks.
+_TELLING_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int8")
+
+
+class Machine(Record, frozen=True):
+    """A machine with its runtime.
+
+    Attributes
+    ----------
+    cpu : model name
+    cores : logical CPUs
+    flags : the CPU's vector extensions that matter for INT8
+    vnni : whether it has INT8 dot products
+    governor : frequency governor, None where it cannot be read
+    runtime : runtime and version
+    threads : intra-operator threads
+    kernel_options, network_options : session options of single kernels and of whole networks
+    protocol : how a latency is taken
+    """
+
+    cpu: str
+    cores: int
+    flags: tuple[str, ...]
+    vnni: bool
+    governor: str | None
+    runtime: str
+    threads: int
+    kernel_options: dict[str, str]
+    network_options: dict[str, str]
+    protocol: str
+
+
+def cpu_description() -> tuple[str, tuple[str, ...]]:
+    """CPU model name and those of its flags that matter for INT8."""
+    model, flags = platform.processor() or platform.machine(), set()
+    for line in _read("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            model = " ".join(value.split())
+        elif name.strip() == "flags":
+            flags = set(value.split())
+            break
+    return model, tuple(f for f in _TELLING_FLAGS if f in flags)
+
+
+def describe_machine(
+    runtime: str, kernel_options: dict[str, str], network_options: dict[str, str], protocol: str
+) -> Machine:
+    """Describe this machine for a runtime that is used on one thread."""
+    model, flags = cpu_description()
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
+    return Machine(
+        cpu=model,
+        cores=os.cpu_count() or 1,
+        flags=flags,
+        vnni=any("vnni" in f for f in flags),
+        governor=governor or None,
+        runtime=runtime,
+        threads=1,
+        kernel_options=kernel_options,
+        network_options=network_options,
+        protocol=protocol,
+    )
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
