@@ -76,6 +76,7 @@ class LUTHeader(Record, frozen=True):
     hyperspace, hyperspace_fingerprint : what the rows are sub-stages of
     teacher : name and fingerprint of the distillation's teacher, or the source of imported rows
     device, device_fingerprint : the latency predictor; empty while unpriced
+    made_with : fingerprint of the settings it was built with; empty for imported rows
     other_ms : latency of stem, head and the network's constant by resolution, in milliseconds
     """
 
@@ -83,6 +84,7 @@ class LUTHeader(Record, frozen=True):
     hyperspace: str
     hyperspace_fingerprint: str
     teacher: str
+    made_with: str = ""
     device: str = ""
     device_fingerprint: str = ""
     other_ms: dict[str, float] = msgspec.field(default_factory=dict)
@@ -134,7 +136,9 @@ class QuantizedLUT:
     # ---- building -----------------------------------------------------------------------------
 
     @classmethod
-    def from_rows(cls, hyperspace: Hyperspace, rows: Sequence[Row], teacher: str) -> QuantizedLUT:
+    def from_rows(
+        cls, hyperspace: Hyperspace, rows: Sequence[Row], teacher: str, made_with: str = ""
+    ) -> QuantizedLUT:
         """Build an unpriced LUT; the rows' order does not matter."""
         ordered = sorted(
             rows, key=lambda r: (r.stage, r.block, r.window, r.resolution, r.cin, r.chain)
@@ -164,6 +168,7 @@ class QuantizedLUT:
             hyperspace=hyperspace.name,
             hyperspace_fingerprint=hyperspace.fingerprint,
             teacher=teacher,
+            made_with=made_with,
         )
         return cls(header, columns, hyperspace)
 

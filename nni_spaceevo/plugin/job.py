@@ -8,60 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..distill.config import DistillConfig, TeacherConfig
 from ..errors import ConfigError
 from ..files import Record, read_yaml
 from ..hyperspace import Hyperspace, load_hyperspace
+from ..lut.config import LUTConfig
 
 SCHEMA = 1
-
-
-class TeacherConfig(Record, frozen=True):
-    """How the teacher is trained.
-
-    Attributes
-    ----------
-    widths : channels after the stem and after each searchable stage
-    epochs, learning_rate, batch_size : AdamW with a one-cycle schedule
-    min_accuracy : least accuracy on the held-out images; below it the job stops
-    """
-
-    widths: tuple[int, ...]
-    epochs: int
-    learning_rate: float = 3e-3
-    batch_size: int = 64
-    min_accuracy: float = 0.97
-
-
-class DistillConfig(Record, frozen=True):
-    """Block-wise distillation of every (stage, block type); defaults as published.
-
-    Attributes
-    ----------
-    epochs_fp32, epochs_int8 : epochs in FP32, then with LSQ+
-    learning_rate_fp32, learning_rate_int8 : peak rates of the two phases (Adam, cosine)
-    batch_size : images per step
-    random_substages : sub-stages per step besides the largest and the smallest
-    """
-
-    epochs_fp32: int = 5
-    epochs_int8: int = 1
-    learning_rate_fp32: float = 5e-3
-    learning_rate_int8: float = 1.25e-3
-    batch_size: int = 64
-    random_substages: int = 2
-
-
-class LUTConfig(Record, frozen=True):
-    """How the LUT is sampled.
-
-    Attributes
-    ----------
-    rows_per_cell : sub-stages per (stage, block type, width window), over all resolutions
-    calibration_images : images on which BatchNorm is recalibrated for each sub-stage
-    """
-
-    rows_per_cell: int = 1000
-    calibration_images: int = 256
 
 
 class SearchConfig(Record, frozen=True):

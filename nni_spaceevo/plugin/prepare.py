@@ -1,0 +1,262 @@
+"""From a job to its quantized LUT: teacher, predictor, distillation, rows.
+
+Each step keeps its result in the job's work folder and is not repeated; a step that was killed
+continues where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, LUTError
+from ..files import Record, digest, exclusive, packed_folder, read_json, to_json, write_atomically
+from ..latency import LatencyPredictor, format_report, load_predictor
+from ..lut import QuantizedLUT
+from ..search import check_constraints, constraint_at_quantile
+from .job import Job
+
+if TYPE_CHECKING:
+    from ..distill.data import ImageData
+    from ..distill.teacher import Teacher
+    from ..lut import Row
+
+Say = Callable[[str], None]
+Cell = tuple[int, int]
+
+
+def lut_recipe(job: Job) -> str:
+    """Fingerprint of the settings that a job's LUT depends on."""
+    c = job.config
+    settings = [to_json(part) for part in (c.teacher, c.distill, c.lut)]
+    return digest(job.hyperspace.fingerprint, c.dataset, str(c.seed), str(c.predictor), *settings)
+
+
+def prepared_lut(job: Job, say: Say = print) -> QuantizedLUT:
+    """The job's LUT; whatever is missing on the way to it is made first.
+
+    Parameters
+    ----------
+    job : what to prepare
+    say : receives one line a step
+
+    Raises
+    ------
+    LUTError
+        The LUT that is there was made with other settings, or is damaged.
+    LockedError
+        Another process is preparing this job.
+    """
+    if not job.lut_path.is_file():
+        with exclusive(job.work / "prepare"):
+            if not job.lut_path.is_file():
+                _prepare(job, say)
+    lut = QuantizedLUT.load(job.lut_path, job.hyperspace)
+    made_with = lut.header.made_with
+    if made_with and made_with != lut_recipe(job):
+        raise LUTError(
+            f"{job.lut_path}: made with other settings than {job.path} has now; "
+            "delete it to build it anew, or name another work_dir"
+        )
+    return lut
+
+
+def _prepare(job: Job, say: Say) -> None:
+    # The device is profiled first, while nothing else of ours keeps it busy.
+    with _timed(job, "predictor"):
+        predictor = prepared_predictor(job, say)
+    with _timed(job, "teacher"):
+        teacher = trained_teacher(job, say)
+    with _timed(job, "distillation and LUT rows"):
+        rows = _all_rows(job, say)
+    with _timed(job, "LUT pricing"):
+        source = f"{job.config.dataset} teacher {teacher.fingerprint}"
+        unpriced = QuantizedLUT.from_rows(job.hyperspace, rows, source, lut_recipe(job))
+        lut = unpriced.priced(predictor)
+        lut.save(job.lut_path)
+    low, high = lut.latency_span
+    say(f"LUT: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms -> {job.lut_path}")
+
+
+@contextmanager
+def _timed(job: Job, step: str) -> Iterator[None]:
+    """Add a step's seconds to `work/seconds.json`, which `benchmarks/demo_budget.py` reads."""
+    path, start = job.work / "seconds.json", monotonic()
+    yield
+    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    seconds[step] = round(seconds.get(step, 0) + monotonic() - start, 2)
+    write_atomically(path, to_json(seconds))
+
+
+# ---- predictor ------------------------------------------------------------------------------------
+
+
+def prepared_predictor(job: Job, say: Say = print) -> LatencyPredictor:
+    """The job's latency predictor: the one it names, or this machine's, profiled if need be."""
+    if job.config.predictor is not None:
+        return load_predictor(named_predictor(job))
+    folder = job.work / "predictor"
+    if not (folder / "device.yaml").is_file():
+        from ..latency.profile import ProfileOptions, profile_device
+
+        say("Profiling INT8 kernels of ONNX Runtime on this machine")
+        profile_device(job.hyperspace, folder, ProfileOptions(seed=job.config.seed))
+    predictor = load_predictor(folder)
+    say(format_report(predictor.report))
+    return predictor
+
+
+def named_predictor(job: Job) -> Path:
+    """Folder of the predictor that the job names: beside the job file, or in the package."""
+    name = job.config.predictor or ""
+    places = [job.path.parent / name, packed_folder("latency_predictors") / name]
+    for place in places:
+        if (place / "device.yaml").is_file():
+            return place
+    known = sorted(p.parent.name for p in places[1].parent.glob("*/device.yaml"))
+    raise ConfigError(
+        f"{job.path}: predictor {name!r}: no such folder with a device.yaml beside the job file; "
+        f"the package has: {', '.join(known) or 'none'}"
+    )
+
+
+# ---- teacher and stages ---------------------------------------------------------------------------
+
+
+def trained_teacher(job: Job, say: Say = print) -> Teacher:
+    """The job's teacher, trained if need be."""
+    import torch
+
+    # One thread, so that results do not depend on the number of cores; the networks are small.
+    torch.set_num_threads(1)
+    from ..distill.teacher import train_teacher
+
+    return train_teacher(
+        job.hyperspace,
+        _dataset(job.config.dataset),
+        job.config.teacher,
+        job.config.seed,
+        job.teacher_path,
+        lambda line: say(f"Teacher: {line}"),
+    )
+
+
+@cache
+def _dataset(name: str) -> ImageData:
+    from ..distill.data import load_dataset
+
+    return load_dataset(name)
+
+
+def cells(job: Job) -> list[Cell]:
+    """All (stage, block type) pairs, by index."""
+    hyperspace = job.hyperspace
+    return [
+        (stage, block)
+        for stage in range(len(hyperspace.searchable))
+        for block in range(len(hyperspace.block_types))
+    ]
+
+
+def distilled_rows(job_path: str, cell: Cell) -> tuple[str, list[Row]]:
+    """Distil one (stage, block type) and evaluate its LUT rows; both are kept and continued.
+
+    Returns
+    -------
+    a line about the outcome, and the rows
+    """
+    from ..distill.stage import StageRun
+    from ..lut.build import StageSampler
+
+    job = Job(job_path)
+    c, data = job.config, _dataset(job.config.dataset)
+    teacher = trained_teacher(job, say=lambda line: None)
+    run = StageRun(job.hyperspace, *cell, teacher, data, c.distill, c.seed, job.stages_path)
+    model = run.run()
+    path = job.work / "rows" / f"{run.name}.json"
+    sampler = StageSampler(job.hyperspace, *cell, teacher, data, c.lut, c.seed, path)
+    rows = sampler.rows(model, run.made_for)
+    mean = sum(row.loss for row in rows) / len(rows)
+    return f"{run.name}: INT8 NSR loss {mean:.3f}", rows
+
+
+def _all_rows(job: Job, say: Say) -> list[Row]:
+    """Rows of all cells, as many cells at a time as there are cores, one thread each."""
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    rows: list[Row] = []
+    workers = os.cpu_count() or 1
+    with ProcessPoolExecutor(
+        workers, get_context("spawn"), _die_with_parent, (os.getpid(),)
+    ) as pool:
+        futures = [pool.submit(distilled_rows, str(job.path), cell) for cell in cells(job)]
+        bar = tqdm(as_completed(futures), "Distilling stages", len(futures), mininterval=1)
+        try:
+            for future in bar:
+                line, found = future.result()
+                bar.set_postfix_str(line)
+                rows += found
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    return rows
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel end this worker with its parent, which kill -9 gives no time to do it."""
+    import ctypes
+    import signal
+
+    death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+# ---- constraints ----------------------------------------------------------------------------------
+
+
+class Constraints(Record, frozen=True):
+    """Resolved latency constraints and what they were resolved from."""
+
+    constraints_ms: tuple[float, ...]
+    made_with: str
+
+
+def constraints(job: Job, lut: QuantizedLUT) -> tuple[float, ...]:
+    """The job's latency constraints in milliseconds, checked against the LUT.
+
+    Quantiles are resolved once and kept, so that all trials of a search share them.
+
+    Raises
+    ------
+    ConstraintError
+        A constraint that no subnet, or every subnet, meets.
+    """
+    search = job.config.search
+    if search.constraints_ms:
+        check_constraints(lut, search.constraints_ms)
+        return search.constraints_ms
+    made_with = digest(lut.fingerprint, to_json(search.constraint_quantiles))
+    if job.constraints_path.is_file():
+        stored = read_json(job.constraints_path, Constraints)
+        if stored.made_with == made_with:
+            return stored.constraints_ms
+    # Four digits are what a user can type; the search and its repetition use the same.
+    resolved = tuple(
+        float(f"{constraint_at_quantile(lut, q):.4g}") for q in search.constraint_quantiles
+    )
+    check_constraints(lut, resolved)
+    content: dict[str, Any] = {"constraints_ms": resolved, "made_with": made_with}
+    write_atomically(job.constraints_path, to_json(content))
+    return resolved
