@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import PredictorError
 from .features import Columns, FloatArray, base_terms, residual_features
@@ -55,7 +56,9 @@ def fit_regressor(
         early_stopping=False,
         random_state=seed,
     )
-    model.fit(residual_features(columns, base_us), np.log(us / base_us))
+    # Small tables gain nothing from threads, and OpenMP's spinning crawls on a busy machine.
+    with threadpool_limits(1):
+        model.fit(residual_features(columns, base_us), np.log(us / base_us))
     return Regressor(kind, weights, extract_trees(model))
 
 
@@ -95,14 +98,16 @@ def extract_trees(model: HistGradientBoostingRegressor) -> Trees:
     )
 
 
-def fit_calibration(sums_us: FloatArray, nodes: FloatArray, measured_us: FloatArray) -> Calibration:
-    """Fit `scale * sum + node_us * nodes + constant_us` to whole networks, relative least squares.
+def fit_calibration(sums: FloatArray, measured_us: FloatArray) -> Calibration:
+    """Fit a calibration to whole networks by relative least squares, no term negative.
 
     Parameters
     ----------
-    sums_us, nodes : sum of predicted kernels and number of operators, shape (n,)
-    measured_us : latency of the networks, shape (n,)
+    sums : `LatencyPredictor.chain_sums` of n networks, shape (n, 3)
+    measured_us : their latencies in microseconds, shape (n,)
     """
-    terms = np.stack([sums_us, nodes, np.ones(len(nodes))], axis=1)
-    scale, node_us, constant_us = _relative_nnls(terms, measured_us).tolist()
-    return Calibration(scale=scale, node_us=node_us, constant_us=constant_us)
+    terms = np.column_stack([sums, np.ones(len(sums))])
+    scale, node_us, weight_us_per_mb, constant_us = _relative_nnls(terms, measured_us).tolist()
+    return Calibration(
+        scale=scale, node_us=node_us, weight_us_per_mb=weight_us_per_mb, constant_us=constant_us
+    )

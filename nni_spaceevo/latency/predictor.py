@@ -27,21 +27,27 @@ REPORT_FILE = "report.json"
 
 
 class Calibration(Record, frozen=True):
-    """Network latency = `scale` * sum of kernels + `node_us` * operators + `constant_us`.
+    """Network latency from its kernels.
+
+    `scale` * sum of kernels + `node_us` * operators + `weight_us_per_mb` * MB of weights
+    + `constant_us`; all but the constant add up kernel by kernel.
 
     Attributes
     ----------
     scale : kernels inside a network find colder caches than alone
     node_us : microseconds that each operator costs on top
+    weight_us_per_mb : microseconds to fetch a megabyte of weights anew; a kernel timed alone
+        keeps them in its caches, a network that outgrows the caches does not
     constant_us : microseconds of a run: the call, quantizing the input, the output's way back
     """
 
     scale: float
     node_us: float
+    weight_us_per_mb: float
     constant_us: float
 
     def __post_init__(self) -> None:
-        values = (self.scale, self.node_us, self.constant_us)
+        values = (self.scale, self.node_us, self.weight_us_per_mb, self.constant_us)
         if not (np.isfinite(values).all() and min(values) >= 0 and self.scale > 0):
             raise PredictorError(
                 f"calibration {values}: expected finite numbers, none negative, a positive scale"
@@ -112,7 +118,7 @@ class LatencyPredictor:
         contents = (regressors[kind].to_bytes() for kind in sorted(regressors))
         self.fingerprint = digest(to_json(machine), to_json(calibration), *contents)
         # Searches ask for the same few thousand kernels over and over.
-        self._known: dict[Kernel, tuple[float, int]] = {}
+        self._known: dict[Kernel, tuple[float, int, float]] = {}
 
     @property
     def network_overhead_ms(self) -> float:
@@ -138,25 +144,25 @@ class LatencyPredictor:
             result[rows] = self.regressors[kind].predict_us([kernels[i] for i in rows])
         return result
 
-    def chain_sums(self, chains: Sequence[Sequence[Kernel]]) -> tuple[FloatArray, FloatArray]:
-        """Sum of kernel microseconds and number of operators of each chain, shapes (n,)."""
+    def chain_sums(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
+        """What `Calibration` multiplies, shape (n, 3).
+
+        The columns are the sum of kernel microseconds, the number of operators, and megabytes of
+        INT8 weights. Raises as `chain_ms`.
+        """
         self._learn({k for chain in chains for k in chain} - self._known.keys())
-        lengths = np.array([len(chain) for chain in chains], np.int64)
-        table = np.array([self._known[k] for chain in chains for k in chain], np.float64)
-        owner = np.repeat(np.arange(len(chains)), lengths)
-        us, nodes = table.reshape(-1, 2).T
-        count = len(chains)
-        sums = (np.bincount(owner, column, count) for column in (us, nodes))
-        total_us, total_nodes = (np.asarray(s, np.float64) for s in sums)
-        return total_us, total_nodes
+        rows = [self._known[k] for chain in chains for k in chain]
+        owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
+        columns = np.array(rows, np.float64).reshape(-1, 3).T
+        return np.stack([np.bincount(owner, c, len(chains)) for c in columns], axis=1)
 
     def _learn(self, kernels: Iterable[Kernel]) -> None:
         parts = [(kernel, part) for kernel in kernels for part in lower(kernel)]
         us = self.kernels_us([part for _, part in parts])
-        learned: dict[Kernel, tuple[float, int]] = {}
+        learned: dict[Kernel, tuple[float, int, float]] = {}
         for (kernel, part), part_us in zip(parts, us.tolist(), strict=True):
-            sum_us, nodes = learned.get(kernel, (0.0, 0))
-            learned[kernel] = (sum_us + part_us, nodes + part.nodes)
+            sum_us, nodes, _ = learned.get(kernel, (0.0, 0, 0.0))
+            learned[kernel] = (sum_us + part_us, nodes + part.nodes, kernel.params / 1e6)
         self._known |= learned
 
     def chain_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
@@ -175,8 +181,8 @@ class LatencyPredictor:
         PredictorError
             A kernel that this predictor has no regressor for; it never costs 0.
         """
-        us, nodes = self.chain_sums(chains)
-        return (self.calibration.scale * us + self.calibration.node_us * nodes) / 1e3
+        c = self.calibration
+        return self.chain_sums(chains) @ (c.scale, c.node_us, c.weight_us_per_mb) / 1e3
 
     def network_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
         """Latency of n whole networks given as lists of kernels, milliseconds, shape (n,).
@@ -229,9 +235,7 @@ def load_predictor(folder: Path | str) -> LatencyPredictor:
         raise PredictorError(f"{folder}: no such latency predictor folder")
     path = folder / DEVICE_FILE
     try:
-        # The version first: another version's other keys would only confuse.
-        _check_schema(path, read_yaml(path, dict))
-        device = read_yaml(path, Device)
+        device = _read_device(path)
         regressors = {
             kind: Regressor.from_bytes(
                 _read_checked(folder, entry.file, entry.sha256), kind, str(folder / entry.file)
@@ -253,12 +257,17 @@ def load_predictor(folder: Path | str) -> LatencyPredictor:
     )
 
 
-def _check_schema(path: Path, content: dict[str, Any]) -> None:
-    if content.get("schema") != SCHEMA:
+def _read_device(path: Path) -> Device:
+    # The version first: another version's other keys would only confuse.
+    schema = read_yaml(path, dict).get("schema")
+    if schema != SCHEMA:
         raise PredictorError(
-            f"{path}: latency predictor schema {content.get('schema')!r}; "
-            f"this version reads {SCHEMA}"
+            f"{path}: latency predictor schema {schema!r}; this version reads {SCHEMA}"
         )
+    try:
+        return read_yaml(path, Device)
+    except PredictorError as error:
+        raise PredictorError(f"{path}: {error}") from error
 
 
 def _read_checked(folder: Path, name: str, sha256: str) -> bytes:

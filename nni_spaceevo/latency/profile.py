@@ -34,7 +34,7 @@ from .session import onnxruntime_machine
 _METHOD = 1
 _HELD_OUT_SHARE = 0.2
 # No calibration yet: the sum of the kernels as they are.
-_RAW = Calibration(scale=1.0, node_us=0.0, constant_us=0.0)
+_RAW = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
 
 class ProfileOptions(Record, frozen=True):
@@ -161,9 +161,9 @@ def _fit(
         name = output.resolve().name
         return LatencyPredictor(name, output, machine, covered, calibration, regressors, report)
 
-    sums_us, nodes = predictor(_RAW, {}).chain_sums([n.kernels for n in plan.calibration])
+    sums = predictor(_RAW, {}).chain_sums([n.kernels for n in plan.calibration])
     measured_us = np.array([least_us[n.key] for n in plan.calibration])
-    calibrated = predictor(fit_calibration(sums_us, nodes, measured_us), {})
+    calibrated = predictor(fit_calibration(sums, measured_us), {})
     report = {
         "kernels": kernel_report,
         "networks": _network_report(calibrated, plan.validation, least_us),

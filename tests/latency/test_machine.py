@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from nni_spaceevo.files import convert, plain
+from nni_spaceevo.latency import machine
+from nni_spaceevo.latency.machine import Machine, cpu_description, describe_machine
+
+CPUINFO = (
+    "processor\t: 0\nmodel name\t: Some  CPU @ 2GHz\nflags\t\t: fpu avx2 {vnni}\n\nprocessor: 1\n"
+)
+
+
+def with_cpuinfo(monkeypatch, text: str) -> None:
+    files = {"/proc/cpuinfo": text}
+    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
+
+
+def test_model_and_telling_flags_are_read(monkeypatch):
+    with_cpuinfo(monkeypatch, CPUINFO.format(vnni="avx512_vnni"))
+    assert cpu_description() == ("Some CPU @ 2GHz", ("avx2", "avx512_vnni"))
+
+
+def test_a_cpu_without_vnni_is_recorded_as_such(monkeypatch):
+    with_cpuinfo(monkeypatch, CPUINFO.format(vnni=""))
+    found = describe_machine("runtime 1", {}, {}, "protocol")
+    assert (found.vnni, found.governor, found.flags) == (False, None, ("avx2",))
+
+
+def test_a_system_without_proc_still_describes_itself(monkeypatch):
+    with_cpuinfo(monkeypatch, "")
+    model, flags = cpu_description()
+    assert model
+    assert flags == ()
+
+
+def test_records_round_trip():
+    found = describe_machine("runtime 1", {"a": "b"}, {}, "protocol")
+    assert convert(plain(found), Machine, "here") == found

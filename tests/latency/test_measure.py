@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from nni_spaceevo.errors import DeviceError
+from nni_spaceevo.latency.journal import Journal, Slot
+from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.measure import Noise, idle_job, kernel_job, kernel_key, measure_all
+
+
+def slot(key: str, us: float, reference_us: float) -> Slot:
+    return Slot(key=key, us=us, reference_us=reference_us, seconds=0.0)
+
+
+def test_slow_moments_are_counted_and_the_least_time_wins():
+    slots = [slot("a", 5, 20), slot("a", 4, 20.1), slot("b", 9, 26), slot("other", 1, 10)]
+    noise = Noise.of(slots, ["a", "b"])
+    assert (noise.quiet("a"), noise.quiet("b")) == (2, 0)
+    assert noise.least_us() == {"a": 4, "b": 9}
+    assert noise.report() == {"slots": 3, "slow_slots": pytest.approx(100 / 3)}
+
+
+def test_a_noisy_device_is_refused_with_figures():
+    slots = [slot("a", 5, 20)] * 2 + [slot(key, 5, 30) for key in "bcd"]
+    with pytest.raises(DeviceError, match=r"75 % of 4 models .* 50 % over its best"):
+        Noise.of(slots, list("abcd")).check()
+
+
+def test_a_few_unlucky_models_are_accepted():
+    slots = [slot(key, 5, 20) for key in "abcdefg"] + [slot("h", 5, 30)]
+    Noise.of(slots, list("abcdefgh")).check()
+
+
+def test_measuring_is_resumed_where_it_stopped(tmp_path):
+    kernel = RuntimeKernel("add", 4, 16, 16)
+    jobs = [idle_job(2), kernel_job(kernel, 2)]
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path)
+    # Enough quiet visits to one of the two already: only the other is measured again.
+    with first.writing() as pen:
+        for _ in range(30):
+            pen.add(slot("idle2", 3.0, 1e-3))
+    # The invented reference makes every real visit look slow; only the visits matter here.
+    with contextlib.suppress(DeviceError):
+        measure_all(jobs, Journal(path), 2, 2, 0, progress=False)
+    visited = [s.key for s in Journal(path).slots[30:]]
+    assert set(visited) == {kernel_key(kernel, 2)}
+    assert len(visited) == 4
+
+
+def test_names_of_copies_differ():
+    kernel = RuntimeKernel("add", 4, 16, 16)
+    assert kernel_job(kernel, 2).key != kernel_job(kernel, 3).key

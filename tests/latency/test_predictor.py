@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nni_spaceevo.errors import PredictorError
+from nni_spaceevo.hyperspace import Kernel
+from nni_spaceevo.latency import Calibration, format_report, load_predictor
+from nni_spaceevo.latency.lowering import lower
+from nni_spaceevo.latency.sampling import network
+
+from .conftest import fit_invented
+
+
+@pytest.fixture
+def folder(invented, tmp_path):
+    """A copy of the invented predictor to be damaged."""
+    return shutil.copytree(invented.folder, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def chains(digits):
+    rng = np.random.default_rng(4)
+    spaces = [digits.random_space(rng) for _ in range(20)]
+    return [network(digits, s, digits.random_subnet(s, rng)).kernels for s in spaces]
+
+
+def test_what_was_saved_is_read(invented, chains):
+    read = load_predictor(str(invented.folder))
+    assert (read.name, read.fingerprint) == ("invented", invented.fingerprint)
+    assert (read.device, read.report) == (invented.device, invented.report)
+    assert read.hyperspaces == invented.hyperspaces
+    assert np.array_equal(read.network_ms(chains), invented.network_ms(chains))
+    assert "networks" in format_report(read.report)
+
+
+def test_a_chain_is_the_calibrated_sum_of_its_kernels(invented, chains):
+    expected = []
+    for chain in chains:
+        parts = [part for kernel in chain for part in lower(kernel)]
+        us = sum(float(invented.kernels_us([part])[0]) for part in parts)
+        megabytes = sum(k.params for k in chain) / 1e6
+        expected.append((1.1 * us + 0.5 * sum(p.nodes for p in parts) + 10 * megabytes) / 1e3)
+    assert invented.chain_ms(chains) == pytest.approx(expected, rel=1e-9)
+    assert invented.network_ms(chains) == pytest.approx(np.array(expected) + 0.020, rel=1e-9)
+    assert invented.network_overhead_ms == 0.020
+
+
+def test_chains_add_up(invented, chains):
+    whole = invented.chain_ms(chains[:5])
+    split = invented.chain_ms([c[:4] for c in chains[:5]]) + invented.chain_ms(
+        [c[4:] for c in chains[:5]]
+    )
+    assert whole == pytest.approx(split, rel=1e-12)
+
+
+def test_nothing_costs_nothing_and_no_chains_give_no_latencies(invented, chains):
+    assert invented.chain_ms([(), chains[0], ()])[[0, 2]].tolist() == [0, 0]
+    assert invented.chain_ms([]).shape == (0,)
+
+
+def test_order_and_company_do_not_matter(invented, chains):
+    fresh = load_predictor(invented.folder)
+    backwards = fresh.chain_ms(chains[::-1])[::-1]
+    assert backwards == pytest.approx(invented.chain_ms(chains), rel=1e-12)
+
+
+def test_a_missing_kernel_is_an_error_that_names_it(digits, invented, tmp_path):
+    poorer = fit_invented(digits, tmp_path / "poorer")
+    del poorer.regressors["se"]
+    with pytest.raises(PredictorError, match=r"poorer: no regressor for kernel 'se'; it has add"):
+        poorer.chain_ms([[Kernel("se", 7, 32, 32, squeezed=8)]])
+    with pytest.raises(PredictorError, match="'hsigmoid'"):
+        invented.chain_ms([[Kernel("conv", 7, 8, 8, activation="hsigmoid")]])
+
+
+def test_fingerprints_follow_predictions(digits, invented, tmp_path):
+    assert fit_invented(digits, tmp_path / "other").fingerprint == invented.fingerprint
+    changed = fit_invented(digits, tmp_path / "other")
+    changed.regressors.pop("pool")
+    changed.save(tmp_path / "other")
+    assert load_predictor(tmp_path / "other").fingerprint != invented.fingerprint
+
+
+# ---- damage ---------------------------------------------------------------------------------
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(PredictorError, match=r"nowhere: no such latency predictor folder"):
+        load_predictor(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["device.yaml", "conv.npz", "report.json"])
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(PredictorError, match=name):
+        load_predictor(folder)
+
+
+@pytest.mark.parametrize("name", ["conv.npz", "report.json"])
+@pytest.mark.parametrize("keep", [0, 40])
+def test_a_truncated_file_is_named(folder, name, keep):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(PredictorError, match=rf"{name}: content does not match its hash"):
+        load_predictor(folder)
+
+
+def test_a_regressor_of_another_predictor_is_refused(folder):
+    shutil.copy(folder / "conv.npz", folder / "conv1x1.npz")
+    with pytest.raises(PredictorError, match=r"conv1x1\.npz: content does not match"):
+        load_predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema: 1", "schema: 99", "schema 99; this version reads 1"),
+        ("scale: 1.1", "scale: .nan", "expected finite numbers"),
+        ("scale: 1.1", "scale: -1.1", "none negative"),
+        ("scale: 1.1", "scale: fast", r"Expected `float`, got `str` - at `\$.calibration.scale`"),
+        ("threads: 1", "treads: 1", "unknown field `treads`"),
+        ("file: conv.npz", "file: ../conv.npz", "leaves the folder"),
+        ("schema: 1", "schema: [", "not valid YAML"),
+    ],
+)
+def test_a_wrong_device_file_is_explained(folder, old, new, message):
+    path = folder / "device.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(PredictorError, match=message) as raised:
+        load_predictor(folder)
+    assert "device.yaml" in str(raised.value)
+
+
+def test_calibration_must_be_possible():
+    with pytest.raises(PredictorError, match="positive scale"):
+        Calibration(scale=0, node_us=1, weight_us_per_mb=0, constant_us=1)
+
+
+def test_reading_needs_nothing_heavy():
+    heavy = "{'onnx', 'onnxruntime', 'scipy', 'sklearn', 'torch', 'nni', 'tqdm'}"
+    code = f"import sys, nni_spaceevo.latency; print({heavy} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "set()", result.stderr

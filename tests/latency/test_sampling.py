@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from nni_spaceevo.hyperspace import Stage, load_hyperspace, mflops
+from nni_spaceevo.latency.lowering import lower
+from nni_spaceevo.latency.sampling import (
+    calibration_networks,
+    held_out_networks,
+    network,
+    sample_kernels,
+)
+
+
+@pytest.fixture(scope="module")
+def kernels(digits):
+    return sample_kernels(digits, np.random.default_rng(0), 100)
+
+
+def test_kernels_are_distinct_sorted_and_about_as_many_as_asked(kernels):
+    assert kernels == sorted(set(kernels))
+    counts = Counter(k.type for k in kernels)
+    assert set(counts) == {
+        *("conv1x1", "conv", "dwconv", "add", "swish", "hswish", "se", "pool", "linear")
+    }
+    assert max(counts.values()) <= 100
+    assert counts["conv"] == counts["conv1x1"] == 100
+
+
+def test_a_rare_kernel_type_gets_neighbours(kernels):
+    linear = [k for k in kernels if k.type == "linear"]
+    assert any((k.cin, k.cout) == (256, 10) for k in linear)
+    assert len({k.cin for k in linear}) > 2
+
+
+def test_sampling_follows_the_generator(digits, kernels):
+    assert sample_kernels(digits, np.random.default_rng(0), 100) == kernels
+    assert sample_kernels(digits, np.random.default_rng(1), 100) != kernels
+
+
+def test_stem_and_head_are_covered_at_all_resolutions(digits, kernels, rng):
+    for resolution in digits.resolutions:
+        for stage in digits.searchable[-1].widths:
+            assert any(k.type == "conv1x1" and k.cin == stage and k.cout == 192 for k in kernels)
+        stem = [k for k in kernels if k.type == "conv" and k.cin == 1]
+        assert resolution in {k.hw for k in stem}
+
+
+def test_every_kernel_type_of_a_preset_is_sampled(rng):
+    hyperspace = load_hyperspace("onnxw")
+    sampled = {k.type for k in sample_kernels(hyperspace, rng, 20)}
+    for _ in range(30):
+        space = hyperspace.random_space(rng)
+        found = network(hyperspace, space, hyperspace.random_subnet(space, rng))
+        assert {part.type for k in found.kernels for part in lower(k)} <= sampled
+
+
+def test_calibration_spans_smallest_to_largest(digits, rng):
+    chosen = calibration_networks(digits, rng, 12)
+    sizes = [mflops(n.kernels) for n in chosen]
+    assert len(chosen) == 12
+    assert sizes == sorted(sizes)
+    drawn = (digits.random_space(rng) for _ in range(200))
+    drawn_sizes = [mflops(network(digits, s, digits.random_subnet(s, rng)).kernels) for s in drawn]
+    assert sizes[0] <= min(drawn_sizes)
+    assert sizes[-1] >= max(drawn_sizes)
+
+
+def test_held_out_subnets_come_from_new_spaces(digits, rng):
+    known = calibration_networks(digits, rng, 10)
+    fresh = held_out_networks(digits, rng, 10, known)
+    assert len({n.space for n in (*known, *fresh)}) == len({n.space for n in known}) + 10
+
+
+def test_a_hyperspace_with_one_space_still_gives_new_subnets(digits, rng):
+    stages = tuple(
+        s
+        if not s.searchable
+        else Stage(name=s.name, widths=s.widths, depths=s.depths, stride=s.stride)
+        for s in digits.stages
+    )
+    one = type(digits)(
+        **{f: getattr(digits, f) for f in digits.__struct_fields__}
+        | {"stages": stages, "block_types": digits.block_types[:1]}
+    )
+    assert one.num_spaces == 1
+    known = calibration_networks(one, rng, 5)
+    fresh = held_out_networks(one, rng, 5, known)
+    assert len(fresh) == 5
+    assert not {n.key for n in known} & {n.key for n in fresh}
+
+
+def test_keys_follow_the_computation(digits, rng):
+    space = digits.random_space(rng)
+    small, large = digits.smallest_subnet(space), digits.largest_subnet(space)
+    assert network(digits, space, small).key == network(digits, space, small).key
+    assert network(digits, space, small).key != network(digits, space, large).key
