@@ -100,10 +100,11 @@ class StageSampler:
         where, option = self.hyperspace.searchable[self.stage], model.elastic.option
         resolutions = self.hyperspace.distill_resolutions
         calibration_images = self.data.train_images[: self.config.calibration_images]
+        held_out_images = self.data.test_images[: self.config.held_out_images]
         rows = []
         for resolution in resolutions:
             calibration = self._features(calibration_images, resolution)
-            held_out = self._features(self.data.test_images, resolution)
+            held_out = self._features(held_out_images, resolution)
             for w, widths in enumerate(where.windows):
                 rng = np.random.default_rng([*self.seed, w, resolution])
                 elastic = ElasticStage(stage=where, option=option, widths=widths)

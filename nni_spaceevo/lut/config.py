@@ -13,14 +13,20 @@ class LUTConfig(Record, frozen=True):
     ----------
     rows_per_cell : sub-stages per (stage, block type, width window), spread over the resolutions
     calibration_images : training images on which BatchNorm is recalibrated for each sub-stage
+    held_out_images : images on which the loss is measured, at most as many as are held out
     """
 
     rows_per_cell: int = 1000
     calibration_images: int = 256
+    held_out_images: int = 512
 
     def __post_init__(self) -> None:
-        if self.rows_per_cell < 1 or self.calibration_images < 2:
-            raise ConfigError(
-                "lut: rows_per_cell must be at least 1 and calibration_images at least 2, "
-                f"given {self.rows_per_cell} and {self.calibration_images}"
-            )
+        for key, least in {
+            "rows_per_cell": 1,
+            "calibration_images": 2,
+            "held_out_images": 1,
+        }.items():
+            if getattr(self, key) < least:
+                raise ConfigError(
+                    f"lut: {key} must be at least {least}, given {getattr(self, key)}"
+                )

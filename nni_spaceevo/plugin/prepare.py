@@ -69,13 +69,13 @@ def prepared_lut(job: Job, say: Say = print) -> QuantizedLUT:
 
 def _prepare(job: Job, say: Say) -> None:
     # The device is profiled first, while nothing else of ours keeps it busy.
-    with _timed(job, "predictor"):
+    with timed(job, "predictor"):
         predictor = prepared_predictor(job, say)
-    with _timed(job, "teacher"):
+    with timed(job, "teacher"):
         teacher = trained_teacher(job, say)
-    with _timed(job, "distillation and LUT rows"):
+    with timed(job, "distillation and LUT rows"):
         rows = _all_rows(job, say)
-    with _timed(job, "LUT pricing"):
+    with timed(job, "LUT pricing"):
         source = f"{job.config.dataset} teacher {teacher.fingerprint}"
         unpriced = QuantizedLUT.from_rows(job.hyperspace, rows, source, lut_recipe(job))
         lut = unpriced.priced(predictor)
@@ -85,8 +85,8 @@ def _prepare(job: Job, say: Say) -> None:
 
 
 @contextmanager
-def _timed(job: Job, step: str) -> Iterator[None]:
-    """Add a step's seconds to `work/seconds.json`, which `benchmarks/demo_budget.py` reads."""
+def timed(job: Job, step: str) -> Iterator[None]:
+    """Add a step's seconds to `work/seconds.json`, where a user sees what took how long."""
     path, start = job.work / "seconds.json", monotonic()
     yield
     seconds = json.loads(path.read_text()) if path.is_file() else {}
@@ -94,7 +94,7 @@ def _timed(job: Job, step: str) -> Iterator[None]:
     write_atomically(path, to_json(seconds))
 
 
-# ---- predictor ------------------------------------------------------------------------------------
+# ---- predictor ----
 
 
 def prepared_predictor(job: Job, say: Say = print) -> LatencyPredictor:
@@ -126,7 +126,7 @@ def named_predictor(job: Job) -> Path:
     )
 
 
-# ---- teacher and stages ---------------------------------------------------------------------------
+# ---- teacher and stages ----
 
 
 def trained_teacher(job: Job, say: Say = print) -> Teacher:
@@ -223,7 +223,7 @@ def _die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-# ---- constraints ----------------------------------------------------------------------------------
+# ---- constraints ----
 
 
 class Constraints(Record, frozen=True):
