@@ -7,6 +7,7 @@ it is the commit), one `<kernel>.npz` a kernel type, and `report.json`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ..errors import ConfigError, FileAccessError, PredictorError
 from ..files import Record, digest, read_json, read_yaml, to_json, to_yaml, write_atomically
 from ..hyperspace import Kernel
 from .features import FloatArray
-from .lowering import RuntimeKernel, lower
+from .lowering import KERNEL_TYPES, RuntimeKernel, lower
 from .machine import Machine
 from .regressor import Regressor
 
@@ -118,7 +119,8 @@ class LatencyPredictor:
         contents = (regressors[kind].to_bytes() for kind in sorted(regressors))
         self.fingerprint = digest(to_json(machine), to_json(calibration), *contents)
         # Searches ask for the same few thousand kernels over and over.
-        self._known: dict[Kernel, tuple[float, int, float]] = {}
+        self._places: dict[Kernel, int] = {}
+        self._table: FloatArray = np.zeros((0, 3))
 
     @property
     def network_overhead_ms(self) -> float:
@@ -150,10 +152,13 @@ class LatencyPredictor:
         The columns are the sum of kernel microseconds, the number of operators, and megabytes of
         INT8 weights. Raises as `chain_ms`.
         """
-        self._learn({k for chain in chains for k in chain} - self._known.keys())
-        rows = [self._known[k] for chain in chains for k in chain]
+        kernels = list(itertools.chain.from_iterable(chains))
+        places = [self._places.get(k, -1) for k in kernels]
+        if -1 in places:
+            self._learn({k for k, place in zip(kernels, places, strict=True) if place < 0})
+            places = [self._places[k] for k in kernels]
         owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
-        columns = np.array(rows, np.float64).reshape(-1, 3).T
+        columns = self._table[np.array(places, np.int64)].T
         return np.stack([np.bincount(owner, c, len(chains)) for c in columns], axis=1)
 
     def _learn(self, kernels: Iterable[Kernel]) -> None:
@@ -163,7 +168,9 @@ class LatencyPredictor:
         for (kernel, part), part_us in zip(parts, us.tolist(), strict=True):
             sum_us, nodes, _ = learned.get(kernel, (0.0, 0, 0.0))
             learned[kernel] = (sum_us + part_us, nodes + part.nodes, kernel.params / 1e6)
-        self._known |= learned
+        first = len(self._table)
+        self._places |= {kernel: first + i for i, kernel in enumerate(learned)}
+        self._table = np.concatenate([self._table, np.array(list(learned.values()), np.float64)])
 
     def chain_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
         """Additive latency of lists of abstract kernels, without a network's constant.
@@ -216,6 +223,9 @@ class LatencyPredictor:
             report_sha256=_sha256(report.encode()),
         )
         write_atomically(folder / DEVICE_FILE, to_yaml(device))
+        # Regressors of an earlier predictor that this one has no use for would only mislead.
+        for kind in set(KERNEL_TYPES) - kernels.keys():
+            (folder / f"{kind}.npz").unlink(missing_ok=True)
 
 
 def _sha256(content: bytes) -> str:

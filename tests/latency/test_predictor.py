@@ -86,6 +86,16 @@ def test_fingerprints_follow_predictions(digits, invented, tmp_path):
     assert load_predictor(tmp_path / "other").fingerprint != invented.fingerprint
 
 
+def test_saving_over_a_richer_predictor_leaves_nothing_of_it(digits, tmp_path):
+    folder = tmp_path / "again"
+    predictor = fit_invented(digits, folder)
+    predictor.save(folder)
+    del predictor.regressors["pool"]
+    predictor.save(folder)
+    assert not (folder / "pool.npz").exists()
+    assert "pool" not in load_predictor(folder).regressors
+
+
 # ---- damage ---------------------------------------------------------------------------------
 
 
