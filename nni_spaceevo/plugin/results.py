@@ -1,0 +1,100 @@
+"""What a search leaves behind: its scored spaces, and the tuner's state for resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from ..files import Record, read_json, to_json, write_atomically
+
+SCHEMA = 1
+
+
+class ScoredSpace(Record, frozen=True):
+    """A space that a trial has scored.
+
+    Attributes
+    ----------
+    space : space code
+    score : Q-T score
+    metrics : all that the trial reported, `default` and `space` included
+    """
+
+    space: str
+    score: float
+    metrics: dict[str, Any]
+
+
+class SearchResults(Record, frozen=True):
+    """The contents of `search.json`.
+
+    Attributes
+    ----------
+    schema : version of the file format
+    hyperspace, hyperspace_fingerprint : what was searched
+    experiment : id of the NNI experiment
+    constraints_ms : latency constraints T in milliseconds
+    spaces : in the order in which they were scored
+    """
+
+    schema: int
+    hyperspace: str
+    hyperspace_fingerprint: str
+    experiment: str
+    constraints_ms: tuple[float, ...]
+    spaces: tuple[ScoredSpace, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ConfigError(f"search schema {self.schema}; this version reads {SCHEMA}")
+
+    @property
+    def best(self) -> ScoredSpace:
+        """The space of the highest score; the smaller code wins a tie."""
+        if not self.spaces:
+            raise ValueError("no space has been scored yet")
+        return min(self.spaces, key=lambda s: (-s.score, s.space))
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        write_atomically(path, to_json(self))
+
+    @classmethod
+    def load(cls, path: Path) -> SearchResults:
+        """Read the file; raises `FileAccessError` or `ConfigError` naming it."""
+        return read_json(path, cls)
+
+
+class SearchKey(Record, frozen=True):
+    """What makes two searches the same: continuing one as the other is refused."""
+
+    hyperspace_fingerprint: str
+    population_size: int
+    sample_size: int
+    seed: int
+
+
+class TunerState(Record, frozen=True):
+    """All that a killed tuner needs to continue to the same result.
+
+    Attributes
+    ----------
+    schema : version of the file format
+    search : the search that it belongs to
+    evolution : `AgingEvolution.state_dict`
+    asked : space codes handed to NNI, in order
+    failed : space codes whose trial failed
+    told : results, in order
+    """
+
+    schema: int
+    search: SearchKey
+    evolution: dict[str, Any]
+    asked: tuple[str, ...]
+    failed: tuple[str, ...]
+    told: tuple[ScoredSpace, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ConfigError(f"tuner state schema {self.schema}; this version reads {SCHEMA}")

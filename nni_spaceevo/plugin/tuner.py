@@ -1,0 +1,472 @@
+"""The tuner: aging evolution over search spaces behind NNI's tuner interface.
+
+NNI starts it in a process of its own and calls it from two threads. Its state is on disk after
+every call, so that `nnictl stop`, `nnictl resume` and a kill lose no space and score none twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from nni.tuner import Tuner
+
+from ..errors import CheckpointError, CodeError, ConfigError, LockedError, SpaceEvoError
+from ..files import Record, convert, exclusive, read_json, to_json, write_atomically
+from ..hyperspace import Hyperspace, SpaceCode
+from ..lut import QuantizedLUT
+from ..search import AgingEvolution, EvolutionConfig
+from . import seam
+from .job import Job
+from .results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
+from .seam import ExperimentError
+
+_logger = logging.getLogger(__name__)
+
+STATE_FILE = "spaceevo.json"
+TRIAL_COMMAND = "python3 -m nni_spaceevo.plugin.trial --job"
+# A mistake in the job or the environment fails every trial; a passing hiccup does not fail three.
+_FAILURES_IN_A_ROW = 3
+
+
+class TunerArgs(Record, frozen=True):
+    """The tuner's `classArgs`; defaults as published.
+
+    Attributes
+    ----------
+    job : job file, relative to `trialCodeDirectory`
+    population_size, sample_size : see `nni_spaceevo.search.EvolutionConfig`
+    seed : of the evolution; None takes the job's
+    """
+
+    job: str
+    population_size: int = 500
+    sample_size: int = 125
+    seed: int | None = None
+
+
+class SpaceEvoTuner(Tuner):
+    """Evolves search spaces; each trial scores one (SpaceEvo, section 4.2).
+
+    Everything that can be wrong with an experiment is checked here and not in NNI's validator,
+    which `nnictl create` never calls. The message goes to standard error, which NNI keeps in
+    `log/nnictl_stderr.log`, and to the terminal.
+
+    Parameters
+    ----------
+    **class_args
+        The keys of `TunerArgs`.
+
+    Raises
+    ------
+    SpaceEvoError
+        Wrong class args, job, LUT, latency constraint, search space, or trial environment; or
+        another experiment is searching with the same job.
+    """
+
+    def __init__(self, **class_args: Any) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._results = contextlib.ExitStack()
+        self._owns_results = False
+        self._end_experiment: Callable[[str], None] | None = None
+        try:
+            self._set_up(class_args)
+        except SpaceEvoError as error:
+            _print_error(error)
+            if not sys.stderr.isatty():
+                name = seam.experiment_id()
+                seam.tell_terminal(
+                    f"SpaceEvo: experiment {name} cannot start: {error}\n"
+                    f"SpaceEvo: `nnictl stop {name}` clears it away"
+                )
+            raise
+
+    def _set_up(self, class_args: dict[str, Any]) -> None:
+        experiment = seam.experiment_config() or {}
+        args = convert(class_args, TunerArgs, "tuner classArgs")
+        self.job = Job(Path(experiment.get("trialCodeDirectory", ".")) / args.job)
+        self._max_trials: int | None = experiment.get("maxTrialNumber")
+        self._config = EvolutionConfig(
+            population_size=args.population_size,
+            sample_size=args.sample_size,
+            seed=self.job.config.seed if args.seed is None else args.seed,
+        )
+        check_trial_python(experiment.get("trialCommand", ""))
+        if port := seam.manager_port():
+            check_search_space(self.job.hyperspace, seam.search_space(port))
+        self._constraints = known_constraints(self.job)
+        self._own_results()
+        self.evolution = AgingEvolution(self.job.hyperspace, self._config)
+        self._asked: list[SpaceCode] = []
+        self._failed: list[SpaceCode] = []
+        self._told: list[ScoredSpace] = []
+        self._by_id: dict[int, SpaceCode] = {}
+        self._failures = 0
+        # After a resume: spaces to hand out again, and requests that restarted trials answer.
+        self._again: list[SpaceCode] = []
+        self._restarted = 0
+        self._must_recover = seam.is_resuming()
+        if self._must_recover:
+            self._load()
+
+    # ---- NNI's interface ----------------------------------------------------------------------
+
+    def update_search_space(self, search_space: dict[str, Any]) -> None:
+        """Check that NNI's search space is the job's hyperspace; raises `ConfigError`."""
+        with self._guarded():
+            check_search_space(self.job.hyperspace, search_space)
+
+    def generate_multiple_parameters(
+        self, parameter_id_list: list[int], **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """Spaces for new trials as NNI parameters.
+
+        Fewer than asked for once all spaces have been handed out; and after a resume, where NNI
+        asks for `trialConcurrency` trials on top of those that it starts again. To hand them out
+        would let evolution choose without results that it would have had.
+        """
+        dispatcher = getattr(kwargs.get("st_callback"), "__self__", None)
+        self._end_experiment = getattr(dispatcher, "report_error", None)
+        with self._guarded():
+            if self._must_recover:
+                self._must_recover = False
+                self._recover()
+            taken = min(self._restarted, len(parameter_id_list))
+            self._restarted -= taken
+            free = parameter_id_list[: len(parameter_id_list) - taken]
+            return [self._next(i) for i in free if not self._is_exhausted]
+
+    def receive_trial_result(
+        self, parameter_id: int, parameters: dict[str, Any], value: Any, **kwargs: Any
+    ) -> None:
+        """Tell a trial's score, under the space that the trial itself names.
+
+        The parameters that NNI shows may be another trial's (see `seam.ThisTrial`).
+
+        Raises
+        ------
+        ExperimentError
+            The result is not of our trial, or of a space that was never handed out.
+        """
+        with self._guarded():
+            self._tell(self._asked_space(value), value)
+
+    def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
+        """Count failed trials; the third in a row stops the experiment with `ExperimentError`."""
+        with self._guarded():
+            code = self._by_id.get(parameter_id)
+            if success or code is None or code in self.evolution.scores:
+                return
+            self._failed.append(code)
+            self._save()
+            trial = _find_trial(parameter_id)
+            # A trial that the user cancels says nothing about the next.
+            self._failures += trial is None or trial.status == "FAILED"
+            if self._failures >= _FAILURES_IN_A_ROW:
+                raise ExperimentError(
+                    f"{self._failures} trials in a row have failed, the last one with space "
+                    f"{code}; {_last_words(trial)}"
+                )
+            self._finish_if_complete()
+
+    def import_data(self, data: list[dict[str, Any]]) -> None:
+        """Tell results of earlier trials: on resume those of this experiment, else the user's.
+
+        A result that names its space counts for that space, one that does not (hand-written data
+        for `nnictl experiment import`) for its parameters. Known spaces keep their score; data
+        that does not fit the hyperspace is left out with a warning.
+        """
+        with self._guarded():
+            for entry in data:
+                try:
+                    code, metrics = self._imported(entry)
+                except (CodeError, ExperimentError) as error:
+                    _print_error(f"imported result left out: {error}")
+                    continue
+                self._tell(code, metrics)
+
+    # ---- spaces out, scores in ----------------------------------------------------------------
+
+    @property
+    def _is_exhausted(self) -> bool:
+        seen = {*self._asked, *self.evolution.scores}
+        return not self._again and len(seen) >= self.job.hyperspace.num_spaces
+
+    def _next(self, parameter_id: int) -> dict[str, Any]:
+        self._own_results()
+        if self._again:
+            code = self._again.pop(0)
+        else:
+            code = self.evolution.ask()
+            self._asked.append(code)
+        self._by_id[parameter_id] = code
+        self._save()
+        return self.job.hyperspace.parameters(code)
+
+    def _asked_space(self, value: Any) -> SpaceCode:
+        if not isinstance(value, dict) or "space" not in value:
+            raise ExperimentError(
+                f"a trial reported {value!r} without its space; trialCommand must be "
+                f"`{TRIAL_COMMAND} {self.job.path.name}`"
+            )
+        code = self.job.hyperspace.space(value["space"])
+        if code not in self._asked:
+            raise ExperimentError(f"a trial reported space {code}, which was never handed out")
+        return code
+
+    def _imported(self, entry: dict[str, Any]) -> tuple[SpaceCode, dict[str, Any]]:
+        value = entry["value"]
+        if isinstance(value, dict) and "space" in value:
+            return self.job.hyperspace.space(value["space"]), value
+        code = self.job.hyperspace.from_parameters(entry["parameter"])
+        return code, {"default": _score(value), "space": str(code)}
+
+    def _tell(self, code: SpaceCode, metrics: dict[str, Any]) -> None:
+        if code in self.evolution.scores:
+            return
+        score = _score(metrics)
+        self.evolution.tell(code, score)
+        self._told.append(ScoredSpace(space=str(code), score=score, metrics=metrics))
+        self._failures = 0
+        self._save()
+        self._write_results()
+        self._finish_if_complete()
+
+    # ---- files --------------------------------------------------------------------------------
+
+    def _own_results(self) -> None:
+        """Take the only right to write the results; held until the search is complete."""
+        if self._owns_results:
+            return
+        try:
+            self._results.enter_context(exclusive(self.job.search_path))
+        except LockedError as error:
+            raise LockedError(
+                f"{self.job.path}: another experiment is searching with this job ({error}); "
+                "`nnictl experiment list` names it and `nnictl stop` ends it, or give this "
+                "experiment a job with another work_dir"
+            ) from error
+        self._owns_results = True
+
+    def _write_results(self) -> None:
+        if not self._constraints:
+            self._constraints = known_constraints(self.job)
+        hyperspace = self.job.hyperspace
+        SearchResults(
+            schema=SCHEMA,
+            hyperspace=hyperspace.name,
+            hyperspace_fingerprint=hyperspace.fingerprint,
+            experiment=seam.experiment_id(),
+            constraints_ms=self._constraints,
+            spaces=tuple(self._told),
+        ).save(self.job.search_path)
+
+    def _finish_if_complete(self) -> None:
+        over = len({*self._failed, *self.evolution.scores})
+        most = self.job.hyperspace.num_spaces
+        if not self._told or over < min(self._max_trials or most, most):
+            return
+        try:
+            from .report import write_report
+
+            _logger.info("report: %s", write_report(self.job))
+        except (ImportError, SpaceEvoError) as error:
+            # The search is complete and stored; its report can be written again.
+            _print_error(f"no report: {error}")
+        # Another experiment may now use the job, although NNI keeps this process until `stop`.
+        self._results.close()
+        self._owns_results = False
+
+    def _save(self) -> None:
+        folder = seam.checkpoint_dir()
+        if folder is None:
+            return
+        state = TunerState(
+            schema=SCHEMA,
+            search=self._search_key,
+            evolution=self.evolution.state_dict(),
+            asked=tuple(map(str, self._asked)),
+            failed=tuple(map(str, self._failed)),
+            told=tuple(self._told),
+        )
+        write_atomically(folder / STATE_FILE, to_json(state))
+
+    @property
+    def _search_key(self) -> SearchKey:
+        return SearchKey(
+            hyperspace_fingerprint=self.job.hyperspace.fingerprint,
+            population_size=self._config.population_size,
+            sample_size=self._config.sample_size,
+            seed=self._config.seed,
+        )
+
+    def _load(self) -> None:
+        folder = seam.checkpoint_dir()
+        path = folder / STATE_FILE if folder else None
+        if path is None or not path.exists():
+            return  # Stopped before the first space was handed out.
+        state = read_json(path, TunerState)
+        if state.search != self._search_key:
+            raise CheckpointError(
+                f"{path}: belongs to {state.search}, but the job and classArgs now say "
+                f"{self._search_key}; undo the change or create a new experiment"
+            )
+        space = self.job.hyperspace.space
+        self.evolution.load_state_dict(state.evolution)
+        self._asked = [space(code) for code in state.asked]
+        self._failed = [space(code) for code in state.failed]
+        self._told = list(state.told)
+
+    def _recover(self) -> None:
+        """Sort the spaces without a score: restarted by NNI, failed, or forgotten by it.
+
+        NNI restarts the trials that were waiting or running. Parameters that it had queued, or
+        that were handed out after its last record, are gone: these spaces are handed out again.
+        """
+        port = seam.manager_port()
+        trials = seam.trials(port) if port else []
+        restarted = [t for t in trials if not t.is_over]
+        self._restarted = len(restarted)
+        unsuccessful = [t for t in trials if t.is_over and t.status != "SUCCEEDED"]
+        self._failed += [c for c in self._spaces_of(unsuccessful) if c not in self._failed]
+        settled = {*self.evolution.scores, *self._failed, *self._spaces_of(restarted)}
+        self._again = [code for code in self._asked if code not in settled]
+
+    def _spaces_of(self, trials: list[seam.Trial]) -> list[SpaceCode]:
+        spaces = []
+        for trial in trials:
+            # Trials that a user has added by hand may have any parameters.
+            with contextlib.suppress(CodeError):
+                spaces.append(self.job.hyperspace.from_parameters(trial.parameters))
+        return spaces
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One call at a time; an error ends the experiment instead of leaving it to wait for ever.
+
+        NNI's dispatcher only logs what its threads raise, and the manager goes on waiting.
+        """
+        with self._lock:
+            try:
+                yield
+            except Exception as error:
+                _print_error(error)
+                if self._end_experiment:
+                    self._end_experiment(f"SpaceEvo: {error}")
+                raise
+
+
+# ---- checks -------------------------------------------------------------------------------------
+
+
+def check_search_space(hyperspace: Hyperspace, given: Any) -> None:
+    """Refuse a search space that is not the hyperspace.
+
+    Raises
+    ------
+    ConfigError
+        Names the first key that differs, with the given and the expected value.
+    """
+    expected = hyperspace.search_space()
+    given = given if isinstance(given, dict) else {}
+    for key in dict.fromkeys([*expected, *given]):
+        if given.get(key) != expected.get(key):
+            raise ConfigError(
+                f"searchSpace, key {key!r}: given {given.get(key, 'nothing')}, "
+                f"expected {expected.get(key, 'no such key')} as hyperspace {hyperspace.name!r} "
+                "has it"
+            )
+
+
+def check_trial_python(command: str) -> None:
+    """Refuse a trial command whose Python cannot run our trials.
+
+    Raises
+    ------
+    ConfigError
+        No such program on PATH, or one without nni or nni_spaceevo.
+    """
+    words = shlex.split(command)
+    if not words or not Path(words[0]).name.startswith("python"):
+        return  # A user's own wrapper around the trial: cannot be judged from outside.
+    program = shutil.which(words[0])
+    remedy = f"activate the virtual environment first: source {Path(sys.prefix)}/bin/activate"
+    if program is None:
+        raise ConfigError(f"trialCommand: no {words[0]!r} on PATH; {remedy}")
+    if program == sys.executable:
+        return
+    # Finding is enough, and a second faster than importing NNI.
+    code = (
+        "import importlib.util as u, sys; "
+        "sys.exit(not all(map(u.find_spec, ('nni', 'nni_spaceevo'))))"
+    )
+    if subprocess.run([program, "-c", code], cwd="/", capture_output=True, check=False).returncode:
+        raise ConfigError(
+            f"trialCommand: {words[0]!r} is {program}, which cannot import nni_spaceevo; {remedy}"
+        )
+
+
+def known_constraints(job: Job) -> tuple[float, ...]:
+    """The job's latency constraints in ms, checked if its LUT is there already.
+
+    Returns
+    -------
+    constraints_ms : empty if they depend on a LUT that has yet to be built
+
+    Raises
+    ------
+    LUTError
+        The LUT is damaged or made for another hyperspace.
+    ConstraintError
+        No subnet, or every subnet, is within a constraint.
+    """
+    if not job.lut_path.exists():
+        return job.config.search.constraints_ms
+    from .prepare import constraints
+
+    return constraints(job, QuantizedLUT.load(job.lut_path, job.hyperspace))
+
+
+# ---- small things -------------------------------------------------------------------------------
+
+
+def _score(value: Any) -> float:
+    """The default metric of a result, which is a number or a dict with `default`."""
+    score = value.get("default") if isinstance(value, dict) else value
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise ExperimentError(f"a trial reported {value!r}; expected a finite score as `default`")
+    return float(score)
+
+
+def _print_error(error: object) -> None:
+    # NNI keeps it in log/nnictl_stderr.log, where `experiment.create` and `follow` find it.
+    print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
+
+
+def _find_trial(parameter_id: int) -> seam.Trial | None:
+    port = seam.manager_port()
+    if port is None:
+        return None
+    found = [t for t in seam.trials(port) if t.parameter_id == parameter_id]
+    return found[-1] if found else None
+
+
+def _last_words(trial: seam.Trial | None) -> str:
+    """The end of a trial's standard error and where the rest is."""
+    if trial is None:
+        return "see the trial's log in NNI's web UI"
+    log = seam.trial_log(trial.id)
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        return f"its last line is {lines[-1]!r}; see {log}" if lines else f"see {log}"
+    return f"see {log}"
