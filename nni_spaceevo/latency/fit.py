@@ -18,6 +18,8 @@ from .regressor import Regressor, Trees
 
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
 _FEWEST_FOR_TREES = 30
+# Kernels in a network are not twice as fast as alone.
+_LEAST_SCALE = 0.5
 
 
 def fit_regressor(
@@ -42,7 +44,7 @@ def fit_regressor(
             f"kernel {kind!r}: measured latencies must be positive, got {us.min()}"
         )
     columns = Columns(kernels)
-    weights = _relative_nnls(base_terms(kind, columns), us)
+    weights = _relative_nnls(base_terms(kind, columns), us, us)
     base = Regressor(kind, weights, Trees.none())
     if len(kernels) < _FEWEST_FOR_TREES:
         return base
@@ -62,13 +64,13 @@ def fit_regressor(
     return Regressor(kind, weights, extract_trees(model))
 
 
-def _relative_nnls(terms: FloatArray, target: FloatArray) -> FloatArray:
-    """Non-negative weights of least squared relative error, shape (terms,)."""
-    rows = terms / target[:, None]
+def _relative_nnls(terms: FloatArray, target: FloatArray, measured: FloatArray) -> FloatArray:
+    """Non-negative weights of least squared error relative to `measured`, shape (terms,)."""
+    rows = terms / measured[:, None]
     # Terms differ by orders of magnitude; equal norms keep the solver well conditioned.
     norms = np.linalg.norm(rows, axis=0)
     norms[norms == 0] = 1
-    weights, _ = nnls(rows / norms, np.ones(len(target)))
+    weights, _ = nnls(rows / norms, target / measured)
     return np.asarray(weights / norms)
 
 
@@ -107,7 +109,15 @@ def fit_calibration(sums: FloatArray, measured_us: FloatArray) -> Calibration:
     measured_us : their latencies in microseconds, shape (n,)
     """
     terms = np.column_stack([sums, np.ones(len(sums))])
-    scale, node_us, weight_us_per_mb, constant_us = _relative_nnls(terms, measured_us).tolist()
+    # What goes beyond the least scale is fitted: few or noisy networks may otherwise explain all
+    # by their operators and leave the kernels free.
+    rest = measured_us - _LEAST_SCALE * sums[:, 0]
+    above, node_us, weight_us_per_mb, constant_us = _relative_nnls(
+        terms, rest, measured_us
+    ).tolist()
     return Calibration(
-        scale=scale, node_us=node_us, weight_us_per_mb=weight_us_per_mb, constant_us=constant_us
+        scale=_LEAST_SCALE + above,
+        node_us=node_us,
+        weight_us_per_mb=weight_us_per_mb,
+        constant_us=constant_us,
     )

@@ -96,6 +96,7 @@ class LatencyPredictor:
     device : the machine, its runtime and options
     hyperspaces : fingerprints of the hyperspaces measured, by name
     calibration : from kernels to networks
+    network_overhead_ms : milliseconds that a whole network costs beyond its kernels
     report : errors on held-out kernels and networks; see `format_report`
     """
 
@@ -114,6 +115,7 @@ class LatencyPredictor:
         self.device = machine
         self.hyperspaces = hyperspaces
         self.calibration = calibration
+        self.network_overhead_ms = calibration.constant_us / 1e3
         self.regressors = regressors
         self.report = report
         contents = (regressors[kind].to_bytes() for kind in sorted(regressors))
@@ -121,11 +123,6 @@ class LatencyPredictor:
         # Searches ask for the same few thousand kernels over and over.
         self._places: dict[Kernel, int] = {}
         self._table: FloatArray = np.zeros((0, 3))
-
-    @property
-    def network_overhead_ms(self) -> float:
-        """Milliseconds that a whole network costs beyond its kernels."""
-        return self.calibration.constant_us / 1e3
 
     def kernels_us(self, kernels: Sequence[RuntimeKernel]) -> FloatArray:
         """Latency of runtime kernels alone, microseconds, shape (n,), not calibrated.

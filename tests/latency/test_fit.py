@@ -74,3 +74,8 @@ def test_calibration_never_goes_negative(rng):
     sums = rng.uniform([50, 20, 0.01], [500, 200, 2], (30, 3))
     found = fit_calibration(sums, sums[:, 0] * 1.2 - 5)
     assert min(found.node_us, found.weight_us_per_mb, found.constant_us) >= 0
+
+
+def test_kernels_never_become_free(rng):
+    sums = rng.uniform([50, 20, 0.01], [500, 200, 2], (5, 3))
+    assert fit_calibration(sums, 3 * sums[:, 1]).scale >= 0.5
