@@ -1,0 +1,33 @@
+# Two commands: `make demo` runs the main job, `make test` runs all checks. Both set up everything.
+PYTHON ?= python3
+PORT ?= 8080
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint clean
+
+demo: $(INSTALLED)
+	$(VENV)/bin/spaceevo demo --port $(PORT)
+
+test: lint browser
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+# The web UI's test needs a browser; without one, and without the right to install it, it skips.
+.PHONY: browser
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
+	|| echo "No browser: the web UI test will say that it skips."
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist examples/*/work
