@@ -141,7 +141,7 @@ class QuantizedLUT:
     ) -> QuantizedLUT:
         """Build an unpriced LUT; the rows' order does not matter."""
         ordered = sorted(
-            rows, key=lambda r: (r.stage, r.block, r.window, r.resolution, r.cin, r.chain)
+            rows, key=lambda r: (r.stage, r.block, r.window, r.resolution, r.cin, r.chain, r.loss)
         )
         kernels = [chain_kernels(*_blocks_of(hyperspace, row)) for row in ordered]
         deepest = max(s.depths[-1] for s in hyperspace.searchable)

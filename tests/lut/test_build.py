@@ -1,0 +1,75 @@
+"""Sampling rows of a distilled stage."""
+
+import numpy as np
+import pytest
+
+from nni_spaceevo.distill.config import DistillConfig
+from nni_spaceevo.distill.data import load_dataset
+from nni_spaceevo.distill.stage import StageDistiller, StageRun
+from nni_spaceevo.distill.teacher import Teacher
+from nni_spaceevo.hyperspace import ElasticStage
+from nni_spaceevo.lut.build import StageSampler, sample_substages
+from nni_spaceevo.lut.config import LUTConfig
+from nni_spaceevo.testing import synthetic_hyperspace
+
+HYPERSPACE = synthetic_hyperspace()
+CONFIG = LUTConfig(rows_per_cell=6, calibration_images=32, held_out_images=32)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory):
+    """One hardly trained stage; what matters here is how it is sampled."""
+    import torch
+
+    torch.manual_seed(0)
+    teacher = Teacher(HYPERSPACE, (8, 12, 16, 16), 10).requires_grad_(False).eval()
+    data = load_dataset("digits")
+    config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=512)
+    folder = tmp_path_factory.mktemp("stages")
+    run = StageRun(HYPERSPACE, 1, 0, teacher, data, config, 0, folder)
+    return teacher, data, run.run(), run.made_for
+
+
+def sampler(distilled, path, config=CONFIG, seed=0):
+    teacher, data, *_ = distilled
+    return StageSampler(HYPERSPACE, 1, 0, teacher, data, config, seed, path)
+
+
+def test_rows_cover_every_window_and_resolution_with_distinct_substages(distilled, tmp_path):
+    rows = sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    cells = {(r.window, r.resolution) for r in rows}
+    assert cells == {(w, r) for w in range(3) for r in (8, 16)}
+    assert len(rows) == 6 * 3
+    assert len({(r.window, r.resolution, r.cin, r.chain) for r in rows}) == len(rows)
+    assert all(np.isfinite(r.loss) and r.loss > 0 for r in rows)
+
+
+def test_the_same_seed_gives_the_same_rows(distilled, tmp_path):
+    a, b = (sampler(distilled, tmp_path / n).rows(*distilled[2:]) for n in ("a.json", "b.json"))
+    assert a == b
+
+
+def test_finished_rows_are_read_back_exactly(distilled, tmp_path, monkeypatch):
+    first = sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    monkeypatch.setattr(StageSampler, "_evaluate", lambda *_: pytest.fail("evaluated again"))
+    assert sampler(distilled, tmp_path / "r.json").rows(*distilled[2:]) == first
+
+
+def test_rows_of_other_settings_are_not_taken(distilled, tmp_path):
+    sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    more = LUTConfig(rows_per_cell=8, calibration_images=32, held_out_images=32)
+    assert len(sampler(distilled, tmp_path / "r.json", more).rows(*distilled[2:])) == 8 * 3
+
+
+def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
+    stage, option = HYPERSPACE.searchable[0], HYPERSPACE.block_types[2]
+    elastic = ElasticStage(stage=stage, option=option, widths=(8,))
+    found = sample_substages(elastic, (8,), 50, np.random.default_rng(0))
+    assert len(found) == 6  # one block: 2 ratios; two blocks: 4
+
+
+def test_the_stage_is_left_as_it_was(distilled, tmp_path):
+    model: StageDistiller = distilled[2]
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    sampler(distilled, tmp_path / "r.json").rows(model, "x")
+    assert all((before[k] == v).all() for k, v in model.named_parameters())
