@@ -40,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0)
     verb.set_defaults(run=_profile)
 
-    verb = verbs.add_parser("predict", help="INT8 latency of subnets")
-    verb.add_argument("--predictor", type=Path, required=True, help="predictor folder")
-    verb.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    verb = _job_verb(verbs, "predict", "INT8 latency of subnets of a space")
     verb.add_argument("--space", required=True, help="space code")
     verb.add_argument("subnet", nargs="*", help="subnet codes; none: smallest and largest")
     verb.set_defaults(run=_predict)
@@ -106,20 +104,20 @@ def _profile(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from .hyperspace import chain_kernels, load_hyperspace, mflops, mparams
-    from .latency import load_predictor
+    from .hyperspace import chain_kernels, mflops, mparams
+    from .plugin.job import Job
+    from .plugin.prepare import prepared_predictor
 
-    hyperspace = load_hyperspace(options.hyperspace)
-    space = hyperspace.space(options.space)
+    job = Job(options.job)
+    hyperspace, space = job.hyperspace, job.hyperspace.space(options.space)
     ends = (hyperspace.smallest_subnet(space), hyperspace.largest_subnet(space))
     codes = [hyperspace.subnet(space, c) for c in options.subnet] or list(ends)
     chains = []
     for code in codes:
         blocks = [b for _, stage in hyperspace.subnet_blocks(space, code) for b in stage]
         chains.append(chain_kernels(blocks, code.resolution))
-    for code, chain, ms in zip(
-        codes, chains, load_predictor(options.predictor).network_ms(chains), strict=True
-    ):
+    latencies = prepared_predictor(job, say=lambda line: None).network_ms(chains)
+    for code, chain, ms in zip(codes, chains, latencies, strict=True):
         print(f"{ms:.3f} ms  {mflops(chain):.1f} MFLOPs  {mparams(chain):.2f} MParams  {code}")
 
 

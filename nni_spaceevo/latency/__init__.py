@@ -5,7 +5,7 @@ scikit-learn.
 """
 
 from .lowering import RuntimeKernel, lower, runtime_ops
-from .machine import Machine
+from .machine import Machine, local_device_name
 from .predictor import Calibration, LatencyPredictor, load_predictor
 from .report import format_report
 
@@ -16,6 +16,7 @@ __all__ = [
     "RuntimeKernel",
     "format_report",
     "load_predictor",
+    "local_device_name",
     "lower",
     "runtime_ops",
 ]

@@ -53,6 +53,13 @@ def cpu_description() -> tuple[str, tuple[str, ...]]:
     return model, tuple(f for f in _TELLING_FLAGS if f in flags)
 
 
+def local_device_name() -> str:
+    """Name for this machine's ONNX Runtime predictors, such as `x86_vnni_ort_int8`."""
+    family = "x86" if platform.machine() in ("x86_64", "AMD64") else platform.machine()
+    vnni = "_vnni" if any("vnni" in flag for flag in cpu_description()[1]) else ""
+    return f"{family}{vnni}_ort_int8"
+
+
 def describe_machine(
     runtime: str, kernel_options: dict[str, str], network_options: dict[str, str], protocol: str
 ) -> Machine:

@@ -13,7 +13,7 @@ from ..lut import QuantizedLUT
 from ..search import AgingEvolution, EvolutionConfig, qt_score
 from .job import Job
 from .prepare import constraints
-from .results import SCHEMA, ScoredSpace, SearchResults
+from .results import LOCAL, SCHEMA, ScoredSpace, SearchResults
 from .trial import metrics_of, score_config
 
 _SAVE_EVERY = 100
@@ -67,7 +67,7 @@ def search_locally(
         schema=SCHEMA,
         hyperspace=job.hyperspace.name,
         hyperspace_fingerprint=job.hyperspace.fingerprint,
-        experiment="local",
+        experiment=LOCAL,
         constraints_ms=constraints_ms,
         spaces=tuple(found),
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, LUTError
 from ..files import Record, digest, exclusive, packed_folder, read_json, to_json, write_atomically
-from ..latency import LatencyPredictor, format_report, load_predictor
+from ..latency import LatencyPredictor, format_report, load_predictor, local_device_name
 from ..lut import QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
 from .job import Job
@@ -101,7 +101,7 @@ def prepared_predictor(job: Job, say: Say = print) -> LatencyPredictor:
     """The job's latency predictor: the one it names, or this machine's, profiled if need be."""
     if job.config.predictor is not None:
         return load_predictor(named_predictor(job))
-    folder = job.work / "predictor"
+    folder = job.work / "latency_predictors" / local_device_name()
     if not (folder / "device.yaml").is_file():
         from ..latency.profile import ProfileOptions, profile_device
 

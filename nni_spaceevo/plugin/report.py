@@ -15,7 +15,7 @@ from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
 from ..search import QTConfig, SpaceScore, qt_score, sample_subnets
 from .job import Job
-from .results import SearchResults
+from .results import LOCAL, SearchResults
 from .trial import score_config
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def compare(lut: QuantizedLUT, best: SpaceCode, config: QTConfig) -> Comparison:
 
 
 def write_report(job: Job, results: SearchResults | None = None) -> Path:
-    """Write `report.md`, `report.json` and `report.png` to the job's report folder.
+    """Write `report.md`, `report.json` and `report.png`.
 
     Parameters
     ----------
@@ -71,6 +71,10 @@ def write_report(job: Job, results: SearchResults | None = None) -> Path:
     ------
     ConfigError
         Nothing has been searched yet, or the results are of another hyperspace.
+
+    Returns
+    -------
+    the folder: the job's report folder, or a folder beside it for a search without NNI
     """
     results = results or _last_results(job)
     hyperspace = job.hyperspace
@@ -81,8 +85,8 @@ def write_report(job: Job, results: SearchResults | None = None) -> Path:
     lut = QuantizedLUT.load(job.lut_path, hyperspace)
     config = score_config(job, results.constraints_ms)
     comparison = compare(lut, hyperspace.space(results.best.space), config)
-    folder = job.report_path
-    write_atomically(folder / "report.md", format_comparison(job, results, comparison))
+    folder = job.work / "local_report" if results.experiment == LOCAL else job.report_path
+    write_atomically(folder / "report.md", format_comparison(job, results, comparison, folder))
     write_atomically(folder / "report.json", to_json(_as_data(hyperspace, results, comparison)))
     _draw(folder / "report.png", lut, results, comparison, config)
     return folder
@@ -100,7 +104,9 @@ def _rank(comparison: Comparison) -> int:
     return round(100 * below / len(comparison.random))
 
 
-def format_comparison(job: Job, results: SearchResults, comparison: Comparison) -> str:
+def format_comparison(
+    job: Job, results: SearchResults, comparison: Comparison, folder: Path
+) -> str:
     """The report as Markdown that reads well in a terminal."""
     hyperspace, best = job.hyperspace, comparison.best
     constraints = " / ".join(f"{T:g}" for T in results.constraints_ms)
@@ -124,14 +130,21 @@ def format_comparison(job: Job, results: SearchResults, comparison: Comparison) 
         "|---|---|---|",
         *_stage_rows(hyperspace, best.code),
         "",
-        f"Picture: {job.report_path / 'report.png'}",
+        f"Picture: {folder / 'report.png'}",
         "",
-        "Next, score thousands of spaces in this process:",
-        "",
-        f"    spaceevo search --job {job.path} --evaluations 3000",
-        "",
+        *_next_command(job, results, best.code),
     ]
     return "\n".join(lines)
+
+
+def _next_command(job: Job, results: SearchResults, best: SpaceCode) -> list[str]:
+    if results.experiment != LOCAL:
+        what = "Next, score thousands of spaces in this process:"
+        command = f"search --job {job.path} --evaluations 3000"
+    else:
+        what = "Next, see what its smallest and largest subnets cost:"
+        command = f"predict --job {job.path} --space {best}"
+    return [what, "", f"    spaceevo {command}", ""]
 
 
 def _best_of_each(comparison: Comparison) -> list[SpaceScore]:

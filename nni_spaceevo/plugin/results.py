@@ -9,6 +9,8 @@ from ..errors import ConfigError
 from ..files import Record, read_json, to_json, write_atomically
 
 SCHEMA = 1
+# In place of an NNI experiment's id.
+LOCAL = "local"
 
 
 class ScoredSpace(Record, frozen=True):
@@ -33,7 +35,7 @@ class SearchResults(Record, frozen=True):
     ----------
     schema : version of the file format
     hyperspace, hyperspace_fingerprint : what was searched
-    experiment : id of the NNI experiment
+    experiment : id of the NNI experiment, or `LOCAL`
     constraints_ms : latency constraints T in milliseconds
     spaces : in the order in which they were scored
     """

@@ -35,3 +35,15 @@ def test_a_system_without_proc_still_describes_itself(monkeypatch):
 def test_records_round_trip():
     found = describe_machine("runtime 1", {"a": "b"}, {}, "protocol")
     assert convert(plain(found), Machine, "here") == found
+
+
+def test_the_local_device_name_tells_family_and_vnni(monkeypatch):
+    from nni_spaceevo.latency import machine
+
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(machine, "cpu_description", lambda: ("cpu", ("avx2", "avx512_vnni")))
+    assert machine.local_device_name() == "x86_vnni_ort_int8"
+    monkeypatch.setattr(machine, "cpu_description", lambda: ("cpu", ("avx2",)))
+    assert machine.local_device_name() == "x86_ort_int8"
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    assert machine.local_device_name() == "aarch64_ort_int8"
