@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -121,7 +122,7 @@ def tuner_complaints(port: int) -> list[str]:
     return [line.removeprefix("SpaceEvo: ") for line in lines if line.startswith("SpaceEvo: ")]
 
 
-def _show(bar: tqdm[None], trials: list[seam.Trial]) -> None:
+def _show(bar: tqdm[Any], trials: list[seam.Trial]) -> None:
     scored = [t.metrics for t in trials if t.metrics is not None and "space" in t.metrics]
     if scored:
         best = max(scored, key=lambda m: float(m["default"]))
