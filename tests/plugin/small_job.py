@@ -1,0 +1,33 @@
+"""A job whose whole preparation takes seconds: a small hyperspace on a few settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nni_spaceevo.files import packed_folder, to_yaml
+from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.testing import synthetic_hyperspace
+
+
+def predictor_name() -> str:
+    """A predictor that comes with the package, so that no test needs a quiet machine."""
+    return next(packed_folder("latency_predictors").glob("*/device.yaml")).parent.name
+
+
+def write_small_job(folder: Path, **changes: object) -> Job:
+    """Write hyperspace and job files into `folder`; nothing is prepared yet."""
+    job = {
+        "schema": 1,
+        "hyperspace": "hyperspace.yaml",
+        "dataset": "digits",
+        "teacher": {"widths": [8, 8, 8, 8], "epochs": 1, "min_accuracy": 0.01},
+        "distill": {"epochs_fp32": 1, "epochs_int8": 1, "batch_size": 512},
+        "lut": {"rows_per_cell": 6, "calibration_images": 32, "held_out_images": 32},
+        "search": {"constraint_quantiles": [0.4], "samples": 2000},
+        "predictor": predictor_name(),
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "hyperspace.yaml").write_text(to_yaml(synthetic_hyperspace()))
+    (folder / "spaceevo.yaml").write_text(to_yaml(job))
+    return Job(folder / "spaceevo.yaml")
