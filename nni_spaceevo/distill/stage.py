@@ -26,7 +26,7 @@ from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialize
 from .config import DistillConfig
 from .data import ImageData, batches, resize
 from .loss import nsr_loss
-from .teacher import Teacher
+from .teacher import FeatureTeacher
 
 _INITIALIZATION_TRIES = 1000
 SubStage = tuple[int, Chain]
@@ -107,14 +107,15 @@ class StageRun:
         hyperspace: Hyperspace,
         stage: int,
         block: int,
-        teacher: Teacher,
+        teacher: FeatureTeacher,
         data: ImageData,
         config: DistillConfig,
         seed: int,
         folder: Path,
     ) -> None:
         self.hyperspace, self.stage, self.block = hyperspace, stage, block
-        self.teacher, self.data, self.config = teacher.eval(), data, config
+        teacher.eval()
+        self.teacher, self.data, self.config = teacher, data, config
         self.seed = [seed, stage, block]
         name = f"{hyperspace.searchable[stage].name}_{hyperspace.block_types[block].type}"
         self.name, self.path = name, folder / f"{name}.pt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,28 @@ from .config import TeacherConfig
 from .data import ImageData, batches, resize
 
 Progress = Callable[[str], None]
+
+
+class FeatureTeacher(Protocol):
+    """What distillation asks of a teacher, ours or a user's own.
+
+    Attributes
+    ----------
+    widths : channels before the first searchable stage and after each one
+    fingerprint : changes with the features; checkpoints carry it
+    """
+
+    widths: tuple[int, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of whatever decides the features."""
+
+    def eval(self) -> Any:
+        """Switch to evaluation mode."""
+
+    def stage_features(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """Features before and after searchable stage number `stage`, without gradients."""
 
 
 class TeacherStage(nn.Module):

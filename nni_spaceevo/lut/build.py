@@ -12,7 +12,7 @@ from torch import Tensor
 from ..distill.data import ImageData, resize
 from ..distill.loss import nsr_loss
 from ..distill.stage import StageDistiller, SubStage
-from ..distill.teacher import Teacher
+from ..distill.teacher import FeatureTeacher
 from ..errors import LUTError
 from ..files import digest, read_text, to_json, write_atomically
 from ..hyperspace import ElasticStage, Hyperspace, format_chain, parse_chain
@@ -60,7 +60,7 @@ class StageSampler:
         hyperspace: Hyperspace,
         stage: int,
         block: int,
-        teacher: Teacher,
+        teacher: FeatureTeacher,
         data: ImageData,
         config: LUTConfig,
         seed: int,
