@@ -64,8 +64,13 @@ def _umask() -> int:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the only right to write `path`; the lock dies with the process.
+
+    Parameters
+    ----------
+    path : what is going to be written
+    wait : wait for another holder instead of refusing
 
     Raises
     ------
@@ -82,7 +87,7 @@ def exclusive(path: Path) -> Iterator[None]:
         raise FileAccessError(f"{path}: cannot write ({error.strerror})") from error
     with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             stream.seek(0)
             owner = stream.read().strip() or "unknown"

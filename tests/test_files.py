@@ -407,3 +407,22 @@ def test_the_folder_inside_the_package_wins(
     assert packed_folder("examples") == tmp_path / "examples"
     (tmp_path / "package" / "examples").mkdir(parents=True)
     assert packed_folder("examples") == tmp_path / "package" / "examples"
+
+
+def test_a_waiting_writer_gets_its_turn_when_the_holder_is_done(tmp_path):
+    import threading
+
+    order = []
+
+    def waits():
+        with exclusive(tmp_path / "a", wait=True):
+            order.append("waiter")
+
+    with exclusive(tmp_path / "a"):
+        thread = threading.Thread(target=waits)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+        order.append("holder")
+    thread.join(10)
+    assert order == ["holder", "waiter"]

@@ -38,13 +38,14 @@ def lut_recipe(job: Job) -> str:
     return digest(job.hyperspace.fingerprint, c.dataset, str(c.seed), str(c.predictor), *settings)
 
 
-def prepared_lut(job: Job, say: Say = print) -> QuantizedLUT:
+def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> QuantizedLUT:
     """The job's LUT; whatever is missing on the way to it is made first.
 
     Parameters
     ----------
     job : what to prepare
     say : receives one line a step
+    wait : wait for another process that is preparing this job, as trials do
 
     Raises
     ------
@@ -54,7 +55,7 @@ def prepared_lut(job: Job, say: Say = print) -> QuantizedLUT:
         Another process is preparing this job.
     """
     if not job.lut_path.is_file():
-        with exclusive(job.work / "prepare"):
+        with exclusive(job.work / "prepare", wait=wait):
             if not job.lut_path.is_file():
                 _prepare(job, say)
     lut = QuantizedLUT.load(job.lut_path, job.hyperspace)

@@ -74,7 +74,8 @@ def run(job: Job) -> dict[str, Any]:
 
     trial = seam.ThisTrial()
     code = job.hyperspace.from_parameters(trial.parameters)
-    lut = prepared_lut(job)
+    # With several trials at a time, one prepares what is missing and the others wait for it.
+    lut = prepared_lut(job, wait=True)
     constraints_ms = constraints(job, lut)
     score = qt_score(lut, code, score_config(job, constraints_ms))
     metrics = metrics_of(score, constraints_ms, job.hyperspace)
