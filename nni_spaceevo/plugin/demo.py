@@ -55,9 +55,7 @@ def run_demo(folder: Path | None, port: int, *, keep_web_ui: bool) -> None:
     lut = prepared_lut(job)
     T = " and ".join(f"{v:g} ms" for v in constraints(job, lut))
     if job.report_path.joinpath("report.md").is_file():
-        print(
-            f"The search is done; delete {job.search_path} and {job.report_path} to repeat it."
-        )
+        print(f"The search is done; delete {job.search_path} and {job.report_path} to repeat it.")
         _print_report(job)
         return
     with timed(job, "search in NNI"):
