@@ -10,7 +10,7 @@ from torch import nn
 
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import DATASETS, ImageData, load_dataset
-from nni_spaceevo.distill.stage import StageRun
+from nni_spaceevo.distill.stage import StageRun, StageTask
 from nni_spaceevo.hyperspace import (
     BLOCK_TYPES,
     BlockConfig,
@@ -67,7 +67,8 @@ def test_a_teacher_is_any_module_with_features(tmp_path):
     teacher = run("teacher")["Blur"]()
     config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=512)
     data = load_dataset("digits")
-    stage = StageRun(synthetic_hyperspace(), 1, 0, teacher, data, config, 0, tmp_path)
+    task = StageTask(synthetic_hyperspace(), 1, 0, teacher, data, seed=0)
+    stage = StageRun(task, config, tmp_path)
     stage.run()
     assert stage.losses[-1].largest < stage.losses[0].largest
 

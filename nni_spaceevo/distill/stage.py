@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..files import digest, to_json
-from ..hyperspace import Chain, ElasticStage, Hyperspace
+from ..hyperspace import BlockOption, Chain, ElasticStage, Hyperspace
 from ..network import StageNet
 from ..network.checkpoint import load_checkpoint, save_checkpoint
 from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialized
@@ -32,6 +32,45 @@ _INITIALIZATION_TRIES = 1000
 SubStage = tuple[int, Chain]
 
 
+@dataclass(frozen=True, eq=False)
+class StageTask:
+    """One (stage, block type), and what it is distilled and judged with.
+
+    Attributes
+    ----------
+    hyperspace, stage, block : which elastic stage, by index
+    teacher, data : what it learns from
+    seed : of the job; everything random follows from it, stage and block
+    """
+
+    hyperspace: Hyperspace
+    stage: int
+    block: int
+    teacher: FeatureTeacher
+    data: ImageData
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Stage and block type, as in file names: `stage1_mbv2_res`."""
+        where, option = self.hyperspace.searchable[self.stage], self.option
+        return f"{where.name}_{option.type}"
+
+    @property
+    def option(self) -> BlockOption:
+        """The block type with its elastic choices."""
+        return self.hyperspace.block_types[self.block]
+
+    @property
+    def seeds(self) -> list[int]:
+        """What random generators of this task start with."""
+        return [self.seed, self.stage, self.block]
+
+    def features(self, images: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+        """The teacher's features before and after the stage, images resized."""
+        return self.teacher.stage_features(resize(images, resolution), self.stage)
+
+
 class StageDistiller(nn.Module):
     """An elastic stage of all its widths between projections from and to the teacher.
 
@@ -39,17 +78,16 @@ class StageDistiller(nn.Module):
     it is on the device.
     """
 
-    def __init__(
-        self, hyperspace: Hyperspace, stage: int, block: int, widths: tuple[int, int]
-    ) -> None:
+    def __init__(self, task: StageTask) -> None:
         super().__init__()
-        where, option = hyperspace.searchable[stage], hyperspace.block_types[block]
-        self.elastic = ElasticStage(stage=where, option=option, widths=where.widths)
-        self.input_widths = hyperspace.input_widths(where)
-        self.enter = nn.Conv2d(widths[0], self.input_widths[-1], 1)
+        where = task.hyperspace.searchable[task.stage]
+        before, after = task.teacher.widths[task.stage : task.stage + 2]
+        self.elastic = ElasticStage(stage=where, option=task.option, widths=where.widths)
+        self.input_widths = task.hyperspace.input_widths(where)
+        self.enter = nn.Conv2d(before, self.input_widths[-1], 1)
         self.entry = ActivationQuantizer(unsigned=False)
         self.stage = StageNet(self.elastic, self.input_widths)
-        self.leave = nn.Conv2d(where.widths[-1], widths[1], 1)
+        self.leave = nn.Conv2d(where.widths[-1], after, 1)
 
     def forward(self, feature: Tensor, substage: SubStage) -> Tensor:
         """Map the teacher's feature before the stage to its feature after it, through `substage`.
@@ -93,39 +131,27 @@ Report = Callable[[EpochLoss], None]
 
 
 class StageRun:
-    """Distillation of one (stage, block type), continued from its checkpoint if there is one.
+    """Distillation of one task, continued from its checkpoint if there is one.
 
     Parameters
     ----------
-    hyperspace, stage, block : which elastic stage, by index
-    teacher, data, config, seed : what it learns from, and how
+    task : what is distilled
+    config : how
     folder : where the checkpoint lies
     """
 
-    def __init__(
-        self,
-        hyperspace: Hyperspace,
-        stage: int,
-        block: int,
-        teacher: FeatureTeacher,
-        data: ImageData,
-        config: DistillConfig,
-        seed: int,
-        folder: Path,
-    ) -> None:
-        self.hyperspace, self.stage, self.block = hyperspace, stage, block
-        teacher.eval()
-        self.teacher, self.data, self.config = teacher, data, config
-        self.seed = [seed, stage, block]
-        name = f"{hyperspace.searchable[stage].name}_{hyperspace.block_types[block].type}"
-        self.name, self.path = name, folder / f"{name}.pt"
+    def __init__(self, task: StageTask, config: DistillConfig, folder: Path) -> None:
+        task.teacher.eval()
+        self.task, self.config = task, config
+        self.path = folder / f"{task.name}.pt"
         self.made_for = digest(
-            hyperspace.fingerprint, teacher.fingerprint, to_json(config), str(self.seed)
+            task.hyperspace.fingerprint,
+            task.teacher.fingerprint,
+            to_json(config),
+            str(task.seeds),
         )
-        torch.manual_seed(int(np.random.default_rng(self.seed).integers(2**31)))
-        self.model = StageDistiller(
-            hyperspace, stage, block, (teacher.widths[stage], teacher.widths[stage + 1])
-        )
+        torch.manual_seed(int(np.random.default_rng(task.seeds).integers(2**31)))
+        self.model = StageDistiller(task)
         self.losses: list[EpochLoss] = []
         self._optimizer = self._new_optimizer()
         self._load()
@@ -179,11 +205,11 @@ class StageRun:
         set_precision(self.model, precision)
         self.model.train()
         # Randomness depends on the epoch alone, so that a continued run draws the same.
-        rng = np.random.default_rng([*self.seed, epoch])
+        rng = np.random.default_rng([*self.task.seeds, epoch])
         if epoch == self.config.epochs_fp32:
             self._optimizer = self._new_optimizer()
             self._initialize_quantizers(rng)
-        n = len(self.data.train_images)
+        n = len(self.task.data.train_images)
         indices = list(batches(n, self.config.batch_size, rng))
         totals = np.zeros(3)
         for i, index in enumerate(indices):
@@ -191,7 +217,7 @@ class StageRun:
             totals += self._step(index, rng)
         if not np.isfinite(totals).all():
             raise TrainingError(
-                f"{self.name}: NSR loss is not finite in {precision.name} epoch {epoch + 1}; "
+                f"{self.task.name}: NSR loss is not finite in {precision.name} epoch {epoch + 1}; "
                 "lower the learning rate"
             )
         return EpochLoss(precision.name, epoch, *(float(t) for t in totals / len(indices)))
@@ -205,9 +231,8 @@ class StageRun:
             group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * done))
 
     def _features(self, index: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        resolution = int(rng.choice(self.hyperspace.distill_resolutions))
-        images = resize(self.data.train_images[index], resolution)
-        return self.teacher.stage_features(images, self.stage)
+        resolution = int(rng.choice(self.task.hyperspace.distill_resolutions))
+        return self.task.features(self.task.data.train_images[index], resolution)
 
     def _step(self, index: Tensor, rng: np.random.Generator) -> np.ndarray:
         """One sandwich step; returns the losses of largest, smallest and random sub-stages."""
@@ -227,13 +252,12 @@ class StageRun:
     @torch.no_grad()
     def _initialize_quantizers(self, rng: np.random.Generator) -> None:
         """Give every quantizer a range: the largest sub-stage first, then random ones."""
-        index = next(batches(len(self.data.train_images), self.config.batch_size, rng))
+        index = next(batches(len(self.task.data.train_images), self.config.batch_size, rng))
         before, _ = self._features(index, rng)
         self.model(before, self.model.largest())
         for _ in range(_INITIALIZATION_TRIES):
             if not uninitialized(self.model):
                 return
             self.model(before, self.model.random(rng))
-        raise TrainingError(
-            f"{self.name}: no sampled sub-stage reaches quantizer {uninitialized(self.model)[0]}"
-        )
+        missed = uninitialized(self.model)[0]
+        raise TrainingError(f"{self.task.name}: no sampled sub-stage reaches quantizer {missed}")

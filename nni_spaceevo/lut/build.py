@@ -9,13 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distill.data import ImageData, resize
 from ..distill.loss import nsr_loss
-from ..distill.stage import StageDistiller, SubStage
-from ..distill.teacher import FeatureTeacher
+from ..distill.stage import StageDistiller, StageTask, SubStage
 from ..errors import LUTError
 from ..files import digest, read_text, to_json, write_atomically
-from ..hyperspace import ElasticStage, Hyperspace, format_chain, parse_chain
+from ..hyperspace import ElasticStage, format_chain, parse_chain
 from ..network import recalibrate_batch_norm
 from .config import LUTConfig
 from .table import Row
@@ -50,25 +48,13 @@ class StageSampler:
 
     Parameters
     ----------
-    hyperspace, stage, block : which elastic stage, by index
-    teacher, data, config, seed : what the loss is measured with
+    task : the elastic stage
+    config : how many rows, on how many images
     path : JSON file of the finished rows
     """
 
-    def __init__(
-        self,
-        hyperspace: Hyperspace,
-        stage: int,
-        block: int,
-        teacher: FeatureTeacher,
-        data: ImageData,
-        config: LUTConfig,
-        seed: int,
-        path: Path,
-    ) -> None:
-        self.hyperspace, self.stage, self.block = hyperspace, stage, block
-        self.teacher, self.data, self.config = teacher, data, config
-        self.seed, self.path = [seed, stage, block], path
+    def __init__(self, task: StageTask, config: LUTConfig, path: Path) -> None:
+        self.task, self.config, self.path = task, config, path
 
     def rows(self, model: StageDistiller, made_for: str) -> list[Row]:
         """Evaluate the rows, or read them if they are there.
@@ -83,7 +69,7 @@ class StageSampler:
         LUTError
             A loss is not finite; names stage, block type and sub-stage.
         """
-        made_for = digest(made_for, to_json(self.config), str(self.seed))
+        made_for = digest(made_for, to_json(self.config), str(self.task.seeds))
         if self.path.is_file():
             stored = json.loads(read_text(self.path))
             if stored["made_for"] == made_for:
@@ -93,20 +79,18 @@ class StageSampler:
         write_atomically(self.path, to_json(content))
         return rows
 
-    def _features(self, images: Tensor, resolution: int) -> Features:
-        return self.teacher.stage_features(resize(images, resolution), self.stage)
-
     def _evaluate(self, model: StageDistiller) -> list[Row]:
-        where, option = self.hyperspace.searchable[self.stage], model.elastic.option
-        resolutions = self.hyperspace.distill_resolutions
-        calibration_images = self.data.train_images[: self.config.calibration_images]
-        held_out_images = self.data.test_images[: self.config.held_out_images]
+        task, option = self.task, self.task.option
+        where = task.hyperspace.searchable[task.stage]
+        resolutions = task.hyperspace.distill_resolutions
+        calibration_images = task.data.train_images[: self.config.calibration_images]
+        held_out_images = task.data.test_images[: self.config.held_out_images]
         rows = []
         for resolution in resolutions:
-            calibration = self._features(calibration_images, resolution)
-            held_out = self._features(held_out_images, resolution)
+            calibration = task.features(calibration_images, resolution)
+            held_out = task.features(held_out_images, resolution)
             for w, widths in enumerate(where.windows):
-                rng = np.random.default_rng([*self.seed, w, resolution])
+                rng = np.random.default_rng([*task.seeds, w, resolution])
                 elastic = ElasticStage(stage=where, option=option, widths=widths)
                 count = -(-self.config.rows_per_cell // len(resolutions))
                 for substage in sample_substages(elastic, model.input_widths, count, rng):
@@ -116,7 +100,7 @@ class StageSampler:
                             f"{where.name}, {option.type}: loss of sub-stage "
                             f"{format_chain(substage[1])} is {loss}; distill this stage again"
                         )
-                    rows.append(Row(self.stage, self.block, w, resolution, *substage, loss))
+                    rows.append(Row(task.stage, task.block, w, resolution, *substage, loss))
         return rows
 
 

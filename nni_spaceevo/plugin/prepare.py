@@ -172,19 +172,18 @@ def distilled_rows(job_path: str, cell: Cell) -> tuple[str, list[Row]]:
     -------
     a line about the outcome, and the rows
     """
-    from ..distill.stage import StageRun
+    from ..distill.stage import StageRun, StageTask
     from ..lut.build import StageSampler
 
     job = Job(job_path)
-    c, data = job.config, _dataset(job.config.dataset)
-    teacher = trained_teacher(job, say=lambda line: None)
-    run = StageRun(job.hyperspace, *cell, teacher, data, c.distill, c.seed, job.stages_path)
+    teacher, data = trained_teacher(job, say=lambda line: None), _dataset(job.config.dataset)
+    task = StageTask(job.hyperspace, *cell, teacher, data, job.config.seed)
+    run = StageRun(task, job.config.distill, job.stages_path)
     model = run.run()
-    path = job.work / "rows" / f"{run.name}.json"
-    sampler = StageSampler(job.hyperspace, *cell, teacher, data, c.lut, c.seed, path)
+    sampler = StageSampler(task, job.config.lut, job.work / "rows" / f"{task.name}.json")
     rows = sampler.rows(model, run.made_for)
     mean = sum(row.loss for row in rows) / len(rows)
-    return f"{run.name}: INT8 NSR loss {mean:.3f}", rows
+    return f"{task.name}: INT8 NSR loss {mean:.3f}", rows
 
 
 def _all_rows(job: Job, say: Say) -> list[Row]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpaceEvoError
-from ..hyperspace import Hyperspace
+from ..hyperspace import Hyperspace, SpaceCode
 from ..search import QTConfig, SpaceScore, qt_score
 from . import seam
 from .job import Job
@@ -42,7 +42,8 @@ def metrics_of(
     -------
     metrics : `default` is the Q-T score; `share_within_T` and `top_loss` are those of the tightest
         constraint, and with several constraints each has its own `share_within_5ms` and
-        `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is within the constraint
+        `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is within the constraint;
+        `space` is the code, and `parameters` says it in words
     """
     losses = [loss if math.isfinite(loss) else None for loss in score.top_losses]
     tightest = constraints_ms.index(min(constraints_ms))
@@ -58,8 +59,20 @@ def metrics_of(
         for T, share, loss in zip(constraints_ms, score.shares, losses, strict=True):
             metrics[f"share_within_{T:g}ms"] = share
             metrics[f"top_loss_within_{T:g}ms"] = loss
-    metrics["parameters"] = hyperspace.parameters(score.code)
+    metrics["parameters"] = described(score.code, hyperspace)
     return metrics
+
+
+def described(code: SpaceCode, hyperspace: Hyperspace) -> str:
+    """A space in words: `stage1 mbv2_res 16-24, stage2 …`.
+
+    One line of text on purpose: NNI's web page goes blank, for good, once a user shows the column
+    of a metric that is an object.
+    """
+    elastic = [e for e in hyperspace.elastic_stages(code) if e.stage in hyperspace.searchable]
+    return ", ".join(
+        f"{e.stage.name} {e.option.type} {e.widths[0]}-{e.widths[-1]}" for e in elastic
+    )
 
 
 def run(job: Job) -> dict[str, Any]:

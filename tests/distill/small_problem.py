@@ -9,7 +9,7 @@ import torch
 
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
 from nni_spaceevo.distill.data import ImageData, load_dataset
-from nni_spaceevo.distill.stage import StageRun
+from nni_spaceevo.distill.stage import StageRun, StageTask
 from nni_spaceevo.distill.teacher import Teacher, train_teacher
 from nni_spaceevo.hyperspace import Hyperspace
 from nni_spaceevo.testing import synthetic_hyperspace
@@ -26,10 +26,10 @@ class Small:
     data: ImageData
     teacher: Teacher
 
-    def run(self, folder: Path, **changes: object) -> StageRun:
+    def run(self, folder: Path, config: DistillConfig = DISTILL) -> StageRun:
         """A distillation run of stage 2, block type 1."""
-        settings = {"config": DISTILL, "seed": 3, **changes}
-        return StageRun(self.hyperspace, 1, 1, self.teacher, self.data, folder=folder, **settings)
+        task = StageTask(self.hyperspace, 1, 1, self.teacher, self.data, seed=3)
+        return StageRun(task, config, folder)
 
 
 def few_digits() -> ImageData:

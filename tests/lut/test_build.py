@@ -5,7 +5,7 @@ import pytest
 
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import load_dataset
-from nni_spaceevo.distill.stage import StageDistiller, StageRun
+from nni_spaceevo.distill.stage import StageDistiller, StageRun, StageTask
 from nni_spaceevo.distill.teacher import Teacher
 from nni_spaceevo.hyperspace import ElasticStage
 from nni_spaceevo.lut.build import StageSampler, sample_substages
@@ -26,17 +26,17 @@ def distilled(tmp_path_factory):
     data = load_dataset("digits")
     config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=512)
     folder = tmp_path_factory.mktemp("stages")
-    run = StageRun(HYPERSPACE, 1, 0, teacher, data, config, 0, folder)
-    return teacher, data, run.run(), run.made_for
+    task = StageTask(HYPERSPACE, 1, 0, teacher, data, seed=0)
+    run = StageRun(task, config, folder)
+    return task, run.run(), run.made_for
 
 
-def sampler(distilled, path, config=CONFIG, seed=0):
-    teacher, data, *_ = distilled
-    return StageSampler(HYPERSPACE, 1, 0, teacher, data, config, seed, path)
+def sampler(distilled, path, config=CONFIG):
+    return StageSampler(distilled[0], config, path)
 
 
 def test_rows_cover_every_window_and_resolution_with_distinct_substages(distilled, tmp_path):
-    rows = sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    rows = sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
     cells = {(r.window, r.resolution) for r in rows}
     assert cells == {(w, r) for w in range(3) for r in (8, 16)}
     assert len(rows) == 6 * 3
@@ -45,20 +45,20 @@ def test_rows_cover_every_window_and_resolution_with_distinct_substages(distille
 
 
 def test_the_same_seed_gives_the_same_rows(distilled, tmp_path):
-    a, b = (sampler(distilled, tmp_path / n).rows(*distilled[2:]) for n in ("a.json", "b.json"))
+    a, b = (sampler(distilled, tmp_path / n).rows(*distilled[1:]) for n in ("a.json", "b.json"))
     assert a == b
 
 
 def test_finished_rows_are_read_back_exactly(distilled, tmp_path, monkeypatch):
-    first = sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    first = sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
     monkeypatch.setattr(StageSampler, "_evaluate", lambda *_: pytest.fail("evaluated again"))
-    assert sampler(distilled, tmp_path / "r.json").rows(*distilled[2:]) == first
+    assert sampler(distilled, tmp_path / "r.json").rows(*distilled[1:]) == first
 
 
 def test_rows_of_other_settings_are_not_taken(distilled, tmp_path):
-    sampler(distilled, tmp_path / "r.json").rows(*distilled[2:])
+    sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
     more = LUTConfig(rows_per_cell=8, calibration_images=32, held_out_images=32)
-    assert len(sampler(distilled, tmp_path / "r.json", more).rows(*distilled[2:])) == 8 * 3
+    assert len(sampler(distilled, tmp_path / "r.json", more).rows(*distilled[1:])) == 8 * 3
 
 
 def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
@@ -69,7 +69,7 @@ def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
 
 
 def test_the_stage_is_left_as_it_was(distilled, tmp_path):
-    model: StageDistiller = distilled[2]
+    model: StageDistiller = distilled[1]
     before = {k: v.clone() for k, v in model.named_parameters()}
     sampler(distilled, tmp_path / "r.json").rows(model, "x")
     assert all((before[k] == v).all() for k, v in model.named_parameters())
