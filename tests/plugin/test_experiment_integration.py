@@ -18,7 +18,7 @@ from nni_spaceevo.plugin import experiment, seam
 from nni_spaceevo.plugin.job import Job
 from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.plugin.seam import ExperimentError
-from nni_spaceevo.plugin.trial import score_config
+from nni_spaceevo.plugin.trial import described, score_config
 from nni_spaceevo.search import AgingEvolution, EvolutionConfig, qt_score
 
 from .nni_experiments import CLASS_ARGS, NNI, free_port, write_experiment, write_job
@@ -60,7 +60,7 @@ def test_a_search_from_start_to_end(nni: NNI, job: Job) -> None:
         code = job.hyperspace.from_parameters(trial.parameters)
         assert trial.metrics["space"] == str(code)
         assert trial.metrics["default"] == expected[str(code)]
-        assert trial.metrics["parameters"] == trial.parameters
+        assert trial.metrics["parameters"] == described(code, job.hyperspace)
         assert {"share_within_T", "top_loss", "min_ms", "max_ms"} <= trial.metrics.keys()
     assert [s.space for s in results.spaces] == undisturbed(job, 12)
     assert {s.space: s.score for s in results.spaces} == expected
@@ -86,7 +86,21 @@ def test_concurrent_trials_cannot_swap_their_parameters(nni: NNI, job: Job) -> N
         assert trial.metrics is not None
         (final,) = jobs[trial.id]["finalMetricData"]
         assert str(final["parameterId"]) == str(trial.parameter_id)
-        assert trial.metrics["parameters"] == trial.parameters
+        assert trial.metrics["space"] == str(job.hyperspace.from_parameters(trial.parameters))
+
+
+def test_swapped_parameters_cannot_spoil_the_scores(nni: NNI, job: Job) -> None:
+    """Through NNI's own functions, as on other platforms, trials do swap; scores stay right."""
+    command = "NNI_PLATFORM=other python3 -m nni_spaceevo.plugin.trial --job spaceevo.yaml"
+    port = nni.create(write_experiment(job, trials=12, concurrency=4, trialCommand=command))
+    results = experiment.follow(port, job)
+    assert len(results.spaces) == 12
+    assert {s.space: s.score for s in results.spaces} == rescored(
+        job, [s.space for s in results.spaces]
+    )
+    for trial in seam.trials(port):
+        assert trial.metrics is not None
+        assert trial.metrics["space"] == str(job.hyperspace.from_parameters(trial.parameters))
 
 
 def _stop(nni: NNI, port: int) -> None:

@@ -48,7 +48,11 @@ def test_a_trial_reports_the_q_t_score_of_its_space(
     assert metrics["share_within_T"] == expected.shares[0]
     assert metrics["top_loss"] == expected.top_losses[0]
     assert (metrics["min_ms"], metrics["max_ms"]) == (expected.min_ms, expected.max_ms)
-    assert metrics["parameters"]["stage2/block_type"] == "mbv2_res"
+    assert (
+        metrics["parameters"] == "stage1 mbv1_dual 24-32, stage2 mbv2_res 8-16, stage3 resnet 16-24"
+    )
+    # NNI's page cannot show anything else.
+    assert all(isinstance(value, str | float) for value in metrics.values())
     line = capsys.readouterr().out
     assert line.startswith("synthetic-012-201: Q-T score ")
     assert "of subnets within T" in line
