@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..files import packed_folder
 from .job import Job
 from .prepare import constraints, prepared_lut, timed
-from .registration import register
+from .registration import program, register
 from .report import write_report
 
 EXPERIMENT_FILE = "search_space.yml"
@@ -68,11 +68,14 @@ def run_demo(folder: Path | None, port: int, *, keep_web_ui: bool) -> None:
             experiment.stop(name)
             raise
     write_report(job, results)
+    nnictl = program("nnictl")
     if keep_web_ui:
-        print(f"The web UI stays up at http://127.0.0.1:{port}; end it with `nnictl stop {name}`.")
+        print(
+            f"The web UI stays up at http://127.0.0.1:{port}; end it with `{nnictl} stop {name}`."
+        )
     else:
         experiment.stop(name)
-        print(f"See the trials again with `nnictl view {name} --port {port}`.")
+        print(f"See the trials again with `{nnictl} view {name} --port {port}`.")
     _print_report(job)
 
 

@@ -15,6 +15,7 @@ from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
 from ..search import QTConfig, SpaceScore, qt_score, sample_subnets
 from .job import Job
+from .registration import program
 from .results import LOCAL, SearchResults
 from .trial import score_config
 
@@ -144,7 +145,7 @@ def _next_command(job: Job, results: SearchResults, best: SpaceCode) -> list[str
     else:
         what = "Next, see what its smallest and largest subnets cost:"
         command = f"predict --job {job.path} --space {best}"
-    return [what, "", f"    spaceevo {command}", ""]
+    return [what, "", f"    {program('spaceevo')} {command}", ""]
 
 
 def _best_of_each(comparison: Comparison) -> list[SpaceScore]:

@@ -28,4 +28,4 @@ def test_nnictl_create_prepares_searches_and_reports(nni: NNI, tmp_path):
         assert scored.score == qt_score(lut, job.hyperspace.space(scored.space), config).score
     report = (job.report_path / "report.md").read_text()
     assert results.best.space in report
-    assert f"spaceevo search --job {job.path}" in report
+    assert f"search --job {job.path}" in report

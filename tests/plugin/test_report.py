@@ -1,6 +1,7 @@
 """The report: its figures are those of the scores, its picture is one."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -35,7 +36,11 @@ def test_the_report_names_best_uniform_and_random_scores_and_a_next_command(sear
     assert results.best.space in text
     assert f"{comparison.uniform[0].score:.4f}" in text
     assert f"{comparison.random_median:.4f}" in text
-    assert f"spaceevo predict --job {job.path}" in text
+    command = text.split("    ")[-1].split()
+    assert command[1:4] == ["predict", "--job", str(job.path)]
+    # What the report says to type next works, whether or not an environment is activated.
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "MFLOPs" in done.stdout
     assert "within 1.2 / 1.5 ms" in text
 
 
