@@ -28,7 +28,7 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    "--window-size=1600,1300",
+    "--window-size=2000,1300",
     "--remote-debugging-address=127.0.0.1",
     "--remote-debugging-port=0",
 )
@@ -92,6 +92,7 @@ class Page:
 
     def screenshot(self, path: Path) -> None:
         """Write what the page shows as a PNG."""
+        time.sleep(2)  # Its charts move into place.
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
