@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from ..errors import ConfigError
-from ..files import packed_folder
+from ..files import Record, packed_folder, read_json, to_json, write_atomically
 from .job import Job
 from .prepare import constraints, prepared_lut, timed
 from .registration import program, register
@@ -14,6 +15,7 @@ from .report import write_report
 
 EXPERIMENT_FILE = "search_space.yml"
 JOB_FILE = "spaceevo.yaml"
+RUNNING_FILE = "experiment.json"
 
 
 def demo_folder(folder: Path | None) -> Path:
@@ -38,6 +40,36 @@ def demo_folder(folder: Path | None) -> Path:
     return folder.resolve()
 
 
+class Running(Record, frozen=True):
+    """The NNI experiment that is doing a job's search, so that a killed demo finds it again."""
+
+    id: str
+    port: int
+
+
+def _started_or_continued(job: Job, config: Path, port: int) -> Running:
+    """The job's experiment: still running, resumed after a stop or kill, or new."""
+    from . import experiment
+
+    path = job.work / RUNNING_FILE
+    if path.is_file():
+        before = read_json(path, Running)
+        if experiment.is_up(before.id, before.port):
+            return before
+        # An experiment of which NNI has lost the records is started anew.
+        with contextlib.suppress(experiment.ExperimentError):
+            experiment.resume(before.id, port)
+            print(f"Continuing experiment {before.id}")
+            return _noted(path, before.id, port)
+    return _noted(path, experiment.create(config, port), port)
+
+
+def _noted(path: Path, experiment: str, port: int) -> Running:
+    running = Running(id=experiment, port=port)
+    write_atomically(path, to_json(running))
+    return running
+
+
 def run_demo(folder: Path | None, port: int, *, keep_web_ui: bool) -> None:
     """Prepare what is missing, run the experiment, print the report.
 
@@ -59,15 +91,19 @@ def run_demo(folder: Path | None, port: int, *, keep_web_ui: bool) -> None:
         _print_report(job)
         return
     with timed(job, "search in NNI"):
-        name = experiment.create(place / EXPERIMENT_FILE, port)
+        running = _started_or_continued(job, place / EXPERIMENT_FILE, port)
+        name, port = running.id, running.port
         print(f"Searching for spaces within T = {T}: http://127.0.0.1:{port} (experiment {name})")
         print("NNI listens on all interfaces without login; keep the port behind a firewall.")
         try:
             results = experiment.follow(port, job)
         except BaseException:
-            experiment.stop(name)
+            # It may be down already; either way the same command continues it.
+            with contextlib.suppress(experiment.ExperimentError):
+                experiment.stop(name)
             raise
     write_report(job, results)
+    job.work.joinpath(RUNNING_FILE).unlink()
     nnictl = program("nnictl")
     if keep_web_ui:
         print(

@@ -22,7 +22,9 @@ from .seam import ExperimentError
 
 # NNI gives a tuner 10 s to connect; a busy machine takes some seconds to get there.
 _START_SECONDS = 40.0
+_STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.5
+_STOPPED = ("STOPPING", "STOPPED")
 # Between the last trial's end and the tuner's last write, which includes drawing the report.
 _SETTLE_SECONDS = 60.0
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -60,6 +62,35 @@ def create(config: Path, port: int) -> str:
     return experiment
 
 
+def resume(experiment: str, port: int) -> None:
+    """Continue a stopped or killed experiment.
+
+    Raises
+    ------
+    ExperimentError
+        `nnictl` does not know it, or the port is taken.
+    """
+    result = nnictl("resume", experiment, "--port", str(port))
+    if result.returncode or "ERROR" in result.stdout:
+        raise ExperimentError(f"nnictl resume {experiment} failed: {_reason(result.stdout)}")
+    _wait_for_tuner(port)
+
+
+def is_up(experiment: str, port: int) -> bool:
+    """Whether the experiment's manager answers on the port; one that is stopping is waited for."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if str(seam.get(port, "/experiment")["id"]) != experiment:
+                return False
+            if seam.status(port).word not in _STOPPED:
+                return True
+        except ExperimentError:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
 def _wait_for_tuner(port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not seam.get(port, "/trial-jobs"):
@@ -92,6 +123,11 @@ def follow(port: int, job: Job) -> SearchResults:
             _show(bar, trials)
             if status.failed:
                 raise ExperimentError(_explain(port, status))
+            if status.word in _STOPPED:
+                raise ExperimentError(
+                    f"experiment {experiment['id']} was stopped after {bar.n} of {total} spaces; "
+                    "the same command, or `nnictl resume`, continues it"
+                )
             if _is_over(status, trials):
                 break
             time.sleep(_POLL_SECONDS)
@@ -134,7 +170,7 @@ def _is_over(status: seam.Status, trials: list[seam.Trial]) -> bool:
     if status.word == "TUNER_NO_MORE_TRIAL":
         # All spaces have been handed out; NNI itself would wait for ever.
         return all(t.is_over for t in trials)
-    return status.word in ("DONE", "STOPPED", "STOPPING", "VIEWED")
+    return status.word in ("DONE", "VIEWED")
 
 
 def _settled(job: Job, experiment: str, scored: int) -> SearchResults:

@@ -2,6 +2,8 @@
 main job, on smaller settings.)"""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +11,7 @@ from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.files import packed_folder
 from nni_spaceevo.plugin import demo
 from nni_spaceevo.plugin.demo import demo_folder, run_demo
+from nni_spaceevo.plugin.results import SearchResults
 
 
 def test_in_a_checkout_the_example_is_run_where_it_is():
@@ -47,3 +50,40 @@ def test_a_finished_search_is_shown_not_repeated(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "The search is done" in printed
     assert "the report of before" in printed
+
+
+def demo_job(folder, trials):
+    """The demo's files on a small job whose LUT is there, for real experiments."""
+    from .nni_experiments import write_experiment, write_job
+
+    job = write_job(folder)
+    write_experiment(job, trials=trials)
+    return job
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from nni_spaceevo.plugin.demo import run_demo
+run_demo(Path(sys.argv[1]), int(sys.argv[2]), keep_web_ui=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("also", ["nothing else", "the experiment"])
+def test_a_demo_killed_with_9_in_its_search_continues_the_same_experiment(nni, tmp_path, also):
+    from .nni_experiments import free_port
+
+    job, port = demo_job(tmp_path / "job", trials=16), free_port()
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(job.path.parent), str(port)])
+    before = nni.wait_for_results(job, 4)
+    process.kill()
+    process.wait()
+    if also == "the experiment":
+        nni("stop", before.experiment)
+    run_demo(job.path.parent, port, keep_web_ui=False)
+    after = SearchResults.load(job.search_path)
+    assert after.experiment == before.experiment
+    assert after.spaces[:4] == before.spaces[:4]
+    assert len(after.spaces) == 16
+    assert (job.report_path / "report.md").is_file()
