@@ -56,7 +56,7 @@ def search_locally(
                 code = evolution.ask()
                 score = qt_score(lut, code, scoring)
                 evolution.tell(code, score.score)
-                metrics = metrics_of(score, constraints_ms, job.hyperspace)
+                metrics = metrics_of(score, constraints_ms)
                 found.append(ScoredSpace(space=str(code), score=score.score, metrics=metrics))
                 bar.update()
                 if len(found) % _SAVE_EVERY == 0 or len(found) == total:

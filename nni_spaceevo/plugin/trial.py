@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SpaceEvoError
-from ..hyperspace import Hyperspace, SpaceCode
 from ..search import QTConfig, SpaceScore, qt_score
 from . import seam
 from .job import Job
@@ -33,17 +32,17 @@ def score_config(job: Job, constraints_ms: tuple[float, ...]) -> QTConfig:
     )
 
 
-def metrics_of(
-    score: SpaceScore, constraints_ms: tuple[float, ...], hyperspace: Hyperspace
-) -> dict[str, Any]:
+def metrics_of(score: SpaceScore, constraints_ms: tuple[float, ...]) -> dict[str, Any]:
     """What a trial reports to NNI.
+
+    Numbers and text only: NNI's web page goes blank, for good, once a user shows the column of a
+    metric that is an object.
 
     Returns
     -------
     metrics : `default` is the Q-T score; `share_within_T` and `top_loss` are those of the tightest
         constraint, and with several constraints each has its own `share_within_5ms` and
-        `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is within the constraint;
-        `space` is the code, and `parameters` says it in words
+        `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is within the constraint
     """
     losses = [loss if math.isfinite(loss) else None for loss in score.top_losses]
     tightest = constraints_ms.index(min(constraints_ms))
@@ -59,20 +58,7 @@ def metrics_of(
         for T, share, loss in zip(constraints_ms, score.shares, losses, strict=True):
             metrics[f"share_within_{T:g}ms"] = share
             metrics[f"top_loss_within_{T:g}ms"] = loss
-    metrics["parameters"] = described(score.code, hyperspace)
     return metrics
-
-
-def described(code: SpaceCode, hyperspace: Hyperspace) -> str:
-    """A space in words: `stage1 mbv2_res 16-24, stage2 …`.
-
-    One line of text on purpose: NNI's web page goes blank, for good, once a user shows the column
-    of a metric that is an object.
-    """
-    elastic = [e for e in hyperspace.elastic_stages(code) if e.stage in hyperspace.searchable]
-    return ", ".join(
-        f"{e.stage.name} {e.option.type} {e.widths[0]}-{e.widths[-1]}" for e in elastic
-    )
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -91,7 +77,7 @@ def run(job: Job) -> dict[str, Any]:
     lut = prepared_lut(job, wait=True)
     constraints_ms = constraints(job, lut)
     score = qt_score(lut, code, score_config(job, constraints_ms))
-    metrics = metrics_of(score, constraints_ms, job.hyperspace)
+    metrics = metrics_of(score, constraints_ms)
     trial.report_final(metrics)
     return metrics
 

@@ -18,7 +18,7 @@ from nni_spaceevo.plugin import experiment, seam
 from nni_spaceevo.plugin.job import Job
 from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.plugin.seam import ExperimentError
-from nni_spaceevo.plugin.trial import described, score_config
+from nni_spaceevo.plugin.trial import score_config
 from nni_spaceevo.search import AgingEvolution, EvolutionConfig, qt_score
 
 from .nni_experiments import CLASS_ARGS, NNI, free_port, write_experiment, write_job
@@ -60,7 +60,6 @@ def test_a_search_from_start_to_end(nni: NNI, job: Job) -> None:
         code = job.hyperspace.from_parameters(trial.parameters)
         assert trial.metrics["space"] == str(code)
         assert trial.metrics["default"] == expected[str(code)]
-        assert trial.metrics["parameters"] == described(code, job.hyperspace)
         assert {"share_within_T", "top_loss", "min_ms", "max_ms"} <= trial.metrics.keys()
     assert [s.space for s in results.spaces] == undisturbed(job, 12)
     assert {s.space: s.score for s in results.spaces} == expected
