@@ -2,7 +2,7 @@
 
 Runs `spaceevo demo` in a new folder and, once a second, adds up the memory of all processes of this
 environment (the demo, its workers, NNI's manager, tuner and trials). Writes `demo_budget.json`
-beside this script.
+and the report's picture, `demo_budget.png`, beside this script.
 
     python benchmarks/demo_budget.py
 """
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,11 +52,12 @@ def run_demo(folder: Path, port: int) -> tuple[float, list[tuple[str, float, flo
     process = subprocess.Popen(command)
     while process.poll() is None:
         time.sleep(1)
-        peak = max(peak, environment_memory_mb())
+        now = environment_memory_mb()
+        peak = max(peak, now)
         done = json.loads(seconds_file.read_text()) if seconds_file.is_file() else {}
         for step in list(done)[len(steps) :]:
             steps.append((step, float(done[step]), peak))
-            peak = 0.0
+            peak = now
     if process.returncode:
         raise SystemExit(f"the demo failed with exit code {process.returncode}")
     return time.monotonic() - start, steps
@@ -69,6 +71,7 @@ def main() -> None:
         total, steps = run_demo(Path(place) / "digits", options.port)
         work = Path(place) / "digits" / "work"
         report = json.loads((work / "report" / "report.json").read_text())
+        shutil.copy(work / "report" / "report.png", Path(__file__).with_suffix(".png"))
         predictors = (work / "latency_predictors").glob("*/report.json")
         accuracy = {p.parent.name: json.loads(p.read_text()) for p in predictors}
     model, flags = cpu_description()
