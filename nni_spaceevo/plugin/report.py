@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
-from ..search import QTConfig, SpaceScore, qt_score, sample_subnets
+from ..search import BATCH, QTConfig, SpaceScore, qt_score, sample_subnets
 from .job import Job
 from .registration import program
 from .results import LOCAL, SearchResults
@@ -245,8 +245,12 @@ def _draw_subnets(axes: Axes, lut: QuantizedLUT, comparison: Comparison, config:
         ("best space", comparison.best, "C0"),
     )
     for name, score, colour in pairs:
-        loss, latency = sample_subnets(lut, score.code, _SCATTER, rng)
-        axes.plot(latency, loss, ".", color=colour, alpha=0.35, markersize=4, label=name)
+        # A resolution is drawn for 500 subnets at a time: few batches would show few resolutions.
+        loss, latency = sample_subnets(lut, score.code, 50 * BATCH, rng)
+        shown = rng.choice(len(loss), _SCATTER, replace=False)
+        axes.plot(
+            latency[shown], loss[shown], ".", color=colour, alpha=0.35, markersize=4, label=name
+        )
     for T in config.constraints_ms:
         axes.axvline(T, color="0.2", lw=1, ls="--")
         axes.annotate(f" T = {T:g} ms", (T, axes.get_ylim()[1]), va="top", fontsize=9)

@@ -2,6 +2,7 @@
 
 from .aging import AgingEvolution, EvolutionConfig
 from .qt_score import (
+    BATCH,
     QTConfig,
     SpaceScore,
     check_constraints,
@@ -12,6 +13,7 @@ from .qt_score import (
 )
 
 __all__ = [
+    "BATCH",
     "AgingEvolution",
     "EvolutionConfig",
     "QTConfig",

@@ -20,6 +20,7 @@ from ..files import Record
 from ..hyperspace import SpaceCode
 from ..lut import QuantizedLUT
 
+# Subnets that share a drawn resolution, as in the published code.
 BATCH = 500
 # As in the published code: p never becomes zero.
 SHARE_EPSILON = 1e-5
