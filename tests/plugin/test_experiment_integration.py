@@ -169,6 +169,15 @@ def _too_fast(job: Job) -> Path:
     return write_experiment(write_job(job.path.parent, search={"constraints_ms": [0.001]}))
 
 
+def _too_slow(job: Job) -> Path:
+    return write_experiment(write_job(job.path.parent, search={"constraints_ms": [900]}))
+
+
+def _truncated_lut(job: Job) -> Path:
+    job.lut_path.write_bytes(job.lut_path.read_bytes()[:900])
+    return write_experiment(job)
+
+
 def _other_space(job: Job) -> Path:
     space = job.hyperspace.search_space()
     space["stage2/block_type"]["_value"] = ["resnet"]
@@ -184,6 +193,8 @@ def _other_space(job: Job) -> Path:
         ),
         (_bad_value, "sample_size must be 1 to population_size (8), given 99"),
         (_too_fast, "T = 0.001 ms is below the fastest subnet"),
+        (_too_slow, "T = 900 ms is above the slowest subnet"),
+        (_truncated_lut, "synthetic.lut: truncated or not a LUT"),
         (_other_space, "searchSpace, key 'stage2/block_type': given "),
     ],
 )
