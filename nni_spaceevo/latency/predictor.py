@@ -152,7 +152,8 @@ class LatencyPredictor:
         kernels = list(itertools.chain.from_iterable(chains))
         places = [self._places.get(k, -1) for k in kernels]
         if -1 in places:
-            self._learn({k for k, place in zip(kernels, places, strict=True) if place < 0})
+            unknown = (k for k, place in zip(kernels, places, strict=True) if place < 0)
+            self._learn(dict.fromkeys(unknown))
             places = [self._places[k] for k in kernels]
         owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
         columns = self._table[np.array(places, np.int64)].T
@@ -186,7 +187,9 @@ class LatencyPredictor:
             A kernel that this predictor has no regressor for; it never costs 0.
         """
         c = self.calibration
-        return self.chain_sums(chains) @ (c.scale, c.node_us, c.weight_us_per_mb) / 1e3
+        # A matrix product's last bits depend on a row's neighbours; a sum by rows does not.
+        costs = self.chain_sums(chains) * (c.scale, c.node_us, c.weight_us_per_mb)
+        return costs.sum(axis=1) / 1e3
 
     def network_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
         """Latency of n whole networks given as lists of kernels, milliseconds, shape (n,).

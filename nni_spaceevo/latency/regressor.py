@@ -95,7 +95,9 @@ class Regressor:
 
     def base_us(self, columns: Columns) -> FloatArray:
         """The physical base in microseconds, shape (n,)."""
-        return np.maximum(base_terms(self.kind, columns) @ self.weights, _LEAST_US)
+        # Summed by rows: a kernel's last bits must not depend on the kernels beside it.
+        terms = base_terms(self.kind, columns) * self.weights
+        return np.maximum(terms.sum(axis=1), _LEAST_US)
 
     def predict_us(self, kernels: Sequence[RuntimeKernel]) -> FloatArray:
         """Latency in microseconds of n kernels of this type, shape (n,)."""

@@ -10,7 +10,6 @@ both before and after those that they do not.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -170,7 +169,6 @@ class LinearLayer(nn.Module):
         copy_quantizers(self, other)
 
 
-Layer = ConvLayer | SqueezeExciteLayer | PoolLayer | LinearLayer
 _LAYERS: dict[type, type] = {
     ConvStep: ConvLayer,
     SqueezeExciteStep: SqueezeExciteLayer,
@@ -204,9 +202,6 @@ def _copy_norm(source: nn.BatchNorm2d, target: nn.BatchNorm2d) -> None:
     c = target.num_features
     for name in ("weight", "bias", "running_mean", "running_var"):
         getattr(target, name).data.copy_(getattr(source, name)[:c])
-
-
-M = TypeVar("M", bound=nn.Module)
 
 
 def copy_quantizers(source: nn.Module, target: nn.Module) -> None:

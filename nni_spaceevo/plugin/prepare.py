@@ -155,6 +155,13 @@ def _dataset(name: str) -> ImageData:
     return load_dataset(name)
 
 
+@cache
+def _job_and_teacher(job_path: str) -> tuple[Job, Teacher]:
+    """Read, and checked against the held-out images, once a worker and not once a cell."""
+    job = Job(job_path)
+    return job, trained_teacher(job, say=lambda line: None)
+
+
 def cells(job: Job) -> list[Cell]:
     """All (stage, block type) pairs, by index."""
     hyperspace = job.hyperspace
@@ -175,8 +182,8 @@ def distilled_rows(job_path: str, cell: Cell) -> tuple[str, list[Row]]:
     from ..distill.stage import StageRun, StageTask
     from ..lut.build import StageSampler
 
-    job = Job(job_path)
-    teacher, data = trained_teacher(job, say=lambda line: None), _dataset(job.config.dataset)
+    job, teacher = _job_and_teacher(job_path)
+    data = _dataset(job.config.dataset)
     task = StageTask(job.hyperspace, *cell, teacher, data, job.config.seed)
     run = StageRun(task, job.config.distill, job.stages_path)
     model = run.run()

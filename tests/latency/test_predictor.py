@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.errors import PredictorError
+from nni_spaceevo.files import packed_folder
 from nni_spaceevo.hyperspace import Kernel
 from nni_spaceevo.latency import Calibration, format_report, load_predictor
 from nni_spaceevo.latency.lowering import lower
@@ -158,3 +160,35 @@ def test_reading_needs_nothing_heavy():
     code = f"import sys, nni_spaceevo.latency; print({heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "set()", result.stderr
+
+
+HASHED = """
+import hashlib, sys
+import numpy as np
+from nni_spaceevo.hyperspace import load_hyperspace
+from nni_spaceevo.latency import load_predictor
+from nni_spaceevo.latency.sampling import network
+hyperspace, predictor = load_hyperspace(sys.argv[1]), load_predictor(sys.argv[2])
+rng, chains = np.random.default_rng(0), []
+for _ in range(60):
+    space = hyperspace.random_space(rng)
+    chains.append(network(hyperspace, space, hyperspace.random_subnet(space, rng)).kernels)
+print(hashlib.sha256(predictor.chain_ms(chains).tobytes()).hexdigest())
+"""
+
+
+def test_every_process_predicts_the_same_bits(folder):
+    # Sets of kernels are ordered by a hash that Python draws anew in each process.
+    example = packed_folder("examples") / "digits" / "hyperspace.yaml"
+    command = [sys.executable, "-c", HASHED, str(example), str(folder)]
+    seeds = [{**os.environ, "PYTHONHASHSEED": str(seed)} for seed in range(4)]
+    found = {subprocess.check_output(command, env=environment) for environment in seeds}
+    assert len(found) == 1
+
+
+def test_the_last_bits_do_not_depend_on_the_company(invented, chains):
+    together = invented.chain_ms(chains)
+    invented._places.clear()
+    invented._table = invented._table[:0]
+    alone = [invented.chain_ms([chain])[0] for chain in reversed(chains)]
+    assert together.tolist() == alone[::-1]
