@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from .errors import SpaceEvoError
+from .errors import ConfigError, PredictorWarning, SpaceEvoError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code, 1 after an error."""
     options = _parser().parse_args(arguments)
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         return options.run(options) or 0
     except SpaceEvoError as error:
@@ -21,6 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("spaceevo: stopped; the same command continues", file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Our own warnings as one line, without the line of code that happened to meet them."""
+    label = "" if category is PredictorWarning else f"{category.__name__}: "
+    print(f"spaceevo: warning: {label}{message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,16 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--undo", action="store_true", help="make NNI forget it")
     verb.set_defaults(run=_register)
 
-    verb = verbs.add_parser("profile", help="fit a latency predictor for this machine")
-    verb.add_argument("--hyperspace", required=True, help="YAML file or preset")
-    verb.add_argument("--output", type=Path, required=True, help="predictor folder to write")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.set_defaults(run=_profile)
+    _add_profile(verbs)
+    _add_predict(verbs)
+    _add_predictor(verbs)
 
-    verb = _job_verb(verbs, "predict", "INT8 latency of subnets of a space")
-    verb.add_argument("--space", required=True, help="space code")
-    verb.add_argument("subnet", nargs="*", help="subnet codes; none: smallest and largest")
-    verb.set_defaults(run=_predict)
+    verb = verbs.add_parser("device-report", help="HTML page: what INT8 costs on a device")
+    verb.add_argument("name", help="INT8 predictor: folder, or one of the package's")
+    verb.add_argument("--float", help="FP32 predictor to compare with; default: its sibling")
+    verb.add_argument("--output", type=Path, help="HTML file; default: NAME.html")
+    verb.set_defaults(run=_device_report)
 
     verb = _job_verb(verbs, "lut", "distil all stages and build the quantized LUT")
     verb.set_defaults(run=_lut)
@@ -68,6 +76,78 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--stop", action="store_true", help="end the web UI when the search is done")
     verb.set_defaults(run=_demo)
     return parser
+
+
+def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("profile", help="fit a latency predictor for a device")
+    verb.add_argument(
+        "--device",
+        default="ort-x86-int8",
+        help="ort-x86-int8 (default), ort-x86-fp32, openvino-x86-int8, litert-x86-int8, "
+        "command:…, adb:…, or module:Class",
+    )
+    verb.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    verb.add_argument("--output", type=Path, required=True, help="predictor folder to write")
+    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--rounds", type=int, default=5, help="quiet visits to each model")
+    verb.add_argument("--kernels-per-type", type=int, default=100, help="measured at first")
+    verb.add_argument("--more-kernels", type=int, default=700, help="measured where errors are")
+    verb.add_argument("--force", action="store_true", help="keep it though it fails its gate")
+    verb.set_defaults(run=_profile)
+
+
+def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    verb = verbs.add_parser("predict", help="latency of subnets of a space")
+    verb.add_argument("subnet", nargs="*", help="subnet codes; none: smallest and largest")
+    verb.add_argument("--space", required=True, help="space code, such as onnxw-151122-023231")
+    verb.add_argument("--job", type=Path, help="job file with hyperspace and predictor")
+    verb.add_argument(
+        "--predictor", help="folder, or one of the package's; default: this machine's"
+    )
+    verb.add_argument("--hyperspace", help="YAML file or preset; default: the space's preset")
+    verb.add_argument("--explain", action="store_true", help="kernel by kernel")
+    _add_trust(verb)
+    verb.set_defaults(run=_predict)
+
+
+def _add_predictor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    group = verbs.add_parser("predictor", help="list, show, check, import and export predictors")
+    steps = group.add_subparsers(required=True, metavar="step")
+    steps.add_parser("list", help="predictors of the package").set_defaults(run=_predictor_list)
+
+    step = steps.add_parser("show", help="held-out errors of a predictor")
+    step.add_argument("name", help="folder, or one of the package's")
+    step.set_defaults(run=_predictor_show)
+
+    step = steps.add_parser("validate", help="measure subnets here and compare")
+    step.add_argument("name", help="folder, or one of the package's")
+    step.add_argument("--device", help="default: the one it was fitted on")
+    step.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    step.add_argument("--networks", type=int, default=20, help="subnets to measure")
+    step.set_defaults(run=_predictor_validate)
+
+    step = steps.add_parser("export-nn-meter", help="write a predictor folder for nn-Meter")
+    step.add_argument("name", help="folder, or one of the package's")
+    step.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    step.add_argument("--output", type=Path, required=True, help="folder to write")
+    step.add_argument("--seed", type=int, default=0)
+    step.set_defaults(run=_predictor_export)
+
+    step = steps.add_parser("fit-published", help="fit to the authors' published latencies")
+    step.add_argument("published", type=Path, help="folder of the published data")
+    step.add_argument("--device", required=True, choices=["xeon", "pixel4"])
+    step.add_argument("--output", type=Path, required=True, help="predictor folder to write")
+    step.add_argument("--seed", type=int, default=0)
+    step.set_defaults(run=_predictor_published)
+
+
+def _add_trust(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--trust-pickle",
+        action="store_true",
+        help="read an nn-Meter predictor's pickles. Reading a pickle runs whatever code is in it: "
+        "say this only for files whose origin you trust",
+    )
 
 
 def _job_verb(
@@ -95,30 +175,136 @@ def _register(options: argparse.Namespace) -> None:
 def _profile(options: argparse.Namespace) -> None:
     from .hyperspace import load_hyperspace
     from .latency import format_report
+    from .latency.devices import get_device
     from .latency.profile import ProfileOptions, profile_device
 
-    hyperspace = load_hyperspace(options.hyperspace)
-    predictor = profile_device(hyperspace, options.output, ProfileOptions(seed=options.seed))
+    settings = ProfileOptions(
+        seed=options.seed,
+        rounds=options.rounds,
+        kernels_per_type=options.kernels_per_type,
+        more_kernels=options.more_kernels,
+    )
+    hyperspace, device = load_hyperspace(options.hyperspace), get_device(options.device)
+    predictor = profile_device(device, hyperspace, options.output, settings, options.force)
     print(format_report(predictor.report))
     print(f"predictor {predictor.name} -> {options.output}")
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from .hyperspace import chain_kernels, mflops, mparams
-    from .plugin.job import Job
-    from .plugin.prepare import prepared_predictor
+    from .hyperspace import mflops, mparams, place
+    from .latency.explain import explain, format_explanation
 
-    job = Job(options.job)
-    hyperspace, space = job.hyperspace, job.hyperspace.space(options.space)
+    hyperspace, predictor = _hyperspace_and_predictor(options)
+    space = hyperspace.space(options.space)
     ends = (hyperspace.smallest_subnet(space), hyperspace.largest_subnet(space))
     codes = [hyperspace.subnet(space, c) for c in options.subnet] or list(ends)
-    chains = []
-    for code in codes:
-        blocks = [b for _, stage in hyperspace.subnet_blocks(space, code) for b in stage]
-        chains.append(chain_kernels(blocks, code.resolution))
-    latencies = prepared_predictor(job, say=lambda line: None).network_ms(chains)
-    for code, chain, ms in zip(codes, chains, latencies, strict=True):
-        print(f"{ms:.3f} ms  {mflops(chain):.1f} MFLOPs  {mparams(chain):.2f} MParams  {code}")
+    stages = [hyperspace.subnet_blocks(space, code) for code in codes]
+    chains = [
+        place((b for _, blocks in found for b in blocks), code.resolution)
+        for found, code in zip(stages, codes, strict=True)
+    ]
+    latencies = predictor.network_ms(chains)
+    for code, chain, found, ms in zip(codes, chains, stages, latencies, strict=True):
+        kernels = [kernel for block in chain for kernel in block.kernels]
+        print(f"{ms:.3f} ms  {mflops(kernels):.1f} MFLOPs  {mparams(kernels):.2f} MParams  {code}")
+        if options.explain:
+            names = [name for name, blocks in found for _ in blocks]
+            print(format_explanation(explain(predictor, chain, names)))
+
+
+def _hyperspace_and_predictor(options: argparse.Namespace) -> tuple[Any, Any]:
+    """From the job file, or from options that say what a job file would."""
+    from .hyperspace import load_hyperspace
+    from .latency import find_predictor, load_predictor, local_device_name
+
+    if options.job is not None:
+        from .plugin.job import Job
+        from .plugin.prepare import prepared_predictor
+
+        job = Job(options.job)
+        return job.hyperspace, prepared_predictor(job, say=lambda line: None)
+    hyperspace = load_hyperspace(options.hyperspace or options.space.partition("-")[0])
+    name = options.predictor or local_device_name()
+    if Path(name, "meta.yaml").is_file():
+        from .latency.nn_meter import load_nn_meter
+
+        if options.explain:
+            raise ConfigError(
+                "--explain: an nn-Meter predictor does not tell what the runtime does"
+            )
+        return hyperspace, load_nn_meter(Path(name), trust_pickle=options.trust_pickle)
+    return hyperspace, load_predictor(find_predictor(name))
+
+
+def _predictor_list(options: argparse.Namespace) -> None:
+    from .files import packed_folder
+    from .latency import load_predictor
+
+    for path in sorted(packed_folder("latency_predictors").glob("*/device.yaml")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PredictorWarning)
+            p = load_predictor(path.parent)
+        where = f"{p.machine.runtime} on {p.machine.cpu}"
+        passed = "failed its gate" if p.provenance.failures else "passed its gate"
+        print(f"{p.name:<24}{', '.join(p.provenance.hyperspaces):<10}{passed:<17}{where}")
+
+
+def _predictor_show(options: argparse.Namespace) -> None:
+    from .latency import find_predictor, format_report, load_predictor
+
+    predictor = load_predictor(find_predictor(options.name))
+    print(f"{predictor.name}: {predictor.machine.runtime} on {predictor.machine.cpu}")
+    print(format_report(predictor.report))
+    for note in predictor.provenance.notes:
+        print(f"note: {note}")
+
+
+def _predictor_validate(options: argparse.Namespace) -> None:
+    from .hyperspace import load_hyperspace
+    from .latency import find_predictor, load_predictor
+    from .latency.devices import get_device
+    from .latency.validate import format_validation, validate_predictor
+
+    predictor = load_predictor(find_predictor(options.name))
+    device = get_device(options.device or predictor.provenance.device)
+    hyperspace = load_hyperspace(options.hyperspace)
+    report = validate_predictor(predictor, device, hyperspace, options.networks)
+    print(format_validation(predictor.name, report))
+
+
+def _predictor_export(options: argparse.Namespace) -> None:
+    from .hyperspace import load_hyperspace
+    from .latency import find_predictor, load_predictor
+    from .latency.nn_meter import export_nn_meter
+
+    predictor = load_predictor(find_predictor(options.name))
+    hyperspace = load_hyperspace(options.hyperspace)
+    print(export_nn_meter(predictor, hyperspace, options.output, options.seed))
+
+
+def _predictor_published(options: argparse.Namespace) -> None:
+    from .latency import format_report
+    from .latency.published import fit_published
+
+    predictor = fit_published(options.device, options.published, options.output, options.seed)
+    print(format_report(predictor.report))
+
+
+def _device_report(options: argparse.Namespace) -> None:
+    from .errors import PredictorError
+    from .latency import find_predictor, load_predictor
+    from .latency.device_report import write_device_report
+
+    int8 = load_predictor(find_predictor(options.name))
+    sibling = options.float or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))
+    try:
+        float32 = load_predictor(find_predictor(sibling))
+    except PredictorError:
+        if options.float:
+            raise
+        float32 = None
+    output = options.output or Path(f"{int8.name}.html")
+    print(write_device_report(int8, float32, output))
 
 
 def _lut(options: argparse.Namespace) -> None:

@@ -53,3 +53,7 @@ class FileAccessError(SpaceEvoError):
 
 class LockedError(FileAccessError):
     """Another process is writing the same file."""
+
+
+class PredictorWarning(UserWarning):
+    """A latency predictor is used where its figures may be off: the message says why."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .hyperspace import BlockOption, ElasticStage, Hyperspace, Kernel, SpaceCode, Stage
+from .hyperspace import BlockOption, ElasticStage, Hyperspace, PlacedBlock, SpaceCode, Stage
 from .lut import QuantizedLUT, Row
 
 
@@ -20,9 +20,10 @@ class MACsLatency:
         self.macs_per_ms = macs_per_ms
         self.fingerprint = f"macs-{macs_per_ms:g}"
 
-    def chain_ms(self, chains: Sequence[Sequence[Kernel]]) -> np.ndarray:
-        """Latency of each list of kernels, shape (n,), in milliseconds."""
-        return np.array([sum(k.macs for k in chain) / self.macs_per_ms for chain in chains])
+    def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
+        """Latency of each list of blocks, shape (n,), in milliseconds."""
+        macs = [sum(k.macs for block in chain for k in block.kernels) for chain in chains]
+        return np.array(macs) / self.macs_per_ms
 
 
 def synthetic_hyperspace(stages: int = 3, name: str = "synthetic") -> Hyperspace:

@@ -3,7 +3,16 @@
 from .blocks import BLOCK_TYPES, BlockType, block_type, get_block_type, recipe_of
 from .codes import BlockChoice, Chain, SpaceCode, SubnetCode, format_chain, parse_chain
 from .hyperspace import BlockOption, ElasticStage, Hyperspace, Stage, load_hyperspace, presets
-from .kernels import Kernel, block_kernels, chain_kernels, mflops, mparams, output_hw
+from .kernels import (
+    Kernel,
+    PlacedBlock,
+    block_kernels,
+    chain_kernels,
+    mflops,
+    mparams,
+    output_hw,
+    place,
+)
 from .recipe import (
     BlockConfig,
     ConvStep,
@@ -27,6 +36,7 @@ __all__ = [
     "Hyperspace",
     "Kernel",
     "LinearStep",
+    "PlacedBlock",
     "PoolStep",
     "Recipe",
     "SpaceCode",
@@ -45,6 +55,7 @@ __all__ = [
     "mparams",
     "output_hw",
     "parse_chain",
+    "place",
     "presets",
     "recipe_of",
 ]

@@ -107,13 +107,37 @@ def block_kernels(config: BlockConfig, hw: int) -> tuple[Kernel, ...]:
     return tuple(kernels)
 
 
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """A static block and the height and width of its input: what has a latency.
+
+    Attributes
+    ----------
+    config : the block
+    hw : input height and width in pixels
+    """
+
+    config: BlockConfig
+    hw: int
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """Its kernels: main path, shortcut, sum."""
+        return block_kernels(self.config, self.hw)
+
+
+def place(blocks: Iterable[BlockConfig], hw: int) -> tuple[PlacedBlock, ...]:
+    """Blocks in a row, the first on an input of `hw` x `hw` pixels."""
+    placed = []
+    for config in blocks:
+        placed.append(PlacedBlock(config, hw))
+        hw = output_hw(config, hw)
+    return tuple(placed)
+
+
 def chain_kernels(blocks: Iterable[BlockConfig], hw: int) -> tuple[Kernel, ...]:
     """Kernels of blocks in a row, the first on an input of `hw` x `hw` pixels."""
-    kernels: list[Kernel] = []
-    for config in blocks:
-        kernels += block_kernels(config, hw)
-        hw = output_hw(config, hw)
-    return tuple(kernels)
+    return tuple(kernel for block in place(blocks, hw) for kernel in block.kernels)
 
 
 def output_hw(config: BlockConfig, hw: int) -> int:

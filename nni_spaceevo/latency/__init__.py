@@ -4,19 +4,26 @@ Profiling a device is in `nni_spaceevo.latency.profile`, apart because it needs 
 scikit-learn.
 """
 
-from .lowering import RuntimeKernel, lower, runtime_ops
+from .lowering import Lowering, RuntimeKernel
 from .machine import Machine, local_device_name
-from .predictor import Calibration, LatencyPredictor, load_predictor
+from .predictor import (
+    Calibration,
+    LatencyPredictor,
+    Provenance,
+    find_predictor,
+    load_predictor,
+)
 from .report import format_report
 
 __all__ = [
     "Calibration",
     "LatencyPredictor",
+    "Lowering",
     "Machine",
+    "Provenance",
     "RuntimeKernel",
+    "find_predictor",
     "format_report",
     "load_predictor",
     "local_device_name",
-    "lower",
-    "runtime_ops",
 ]

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .lowering import RuntimeKernel
+from .lowering import ACTIVATIONS, RuntimeKernel
 
 FloatArray = NDArray[np.float64]
 
 _MODULI = (4, 8, 16, 32, 64)
+_ACTIVATION_CODES = {name: code for code, name in enumerate(("none", *ACTIVATIONS))}
 FEATURE_NAMES: tuple[str, ...] = (
     *("hw", "hw_out", "cin", "cout", "kernel_size", "stride", "squeezed"),
     *("log_macs", "log_input", "log_output", "log_weights", "pixels_mod4", "pixels_mod16"),
     *(f"{c}_mod{m}" for c in ("cin", "cout") for m in _MODULI),
-    *("cin_pow2", "cout_pow2", "log_base"),
+    *("cin_pow2", "cout_pow2", "activation", "log_base"),
 )
 
 
@@ -30,14 +31,18 @@ class Columns:
 
     def __init__(self, kernels: Sequence[RuntimeKernel]) -> None:
         rows = [
-            (k.hw, k.cin, k.cout, k.kernel_size, k.stride, k.squeezed, k.type == "dwconv")
+            (
+                *(k.hw, k.cin, k.cout, k.kernel_size, k.stride, k.squeezed),
+                *(_ACTIVATION_CODES[k.activation], k.type == "dwconv"),
+            )
             for k in kernels
         ]
-        table = np.array(rows, np.int64).reshape(len(rows), 7)
+        table = np.array(rows, np.int64).reshape(len(rows), 8)
         self.hw, self.cin, self.cout, self.kernel_size, self.stride, self.squeezed = table.T[:6]
+        self.activation = table.T[6]
         self.hw_out = -(-self.hw // self.stride)
         self.pixels = self.hw_out**2
-        self.window = self.kernel_size**2 * np.where(table[:, 6] == 1, 1, self.cin)
+        self.window = self.kernel_size**2 * np.where(table[:, 7] == 1, 1, self.cin)
         self.input = self.hw**2 * self.cin
         self.output = self.pixels * self.cout
         self.weights = np.where(
@@ -63,6 +68,7 @@ def base_terms(kind: str, columns: Columns) -> FloatArray:
 def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     # The constant is 1 us per unit once the thousand is divided out.
     one = np.full_like(c.hw, 1000)
+    activated = np.where(c.activation > 0, c.output, 0)
     if kind in ("conv1x1", "conv"):
         return {
             # VNNI works on 16 output channels and 4 input bytes at a time.
@@ -73,6 +79,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
             "output": c.output,
             "weights": c.weights,
             "pixels": c.pixels,
+            "activated": activated,
             "constant": one,
         }
     if kind == "dwconv":
@@ -84,6 +91,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
             "input": c.input,
             "output": c.output,
             "pixels": c.pixels,
+            "activated": activated,
             "constant": one,
         }
     if kind == "linear":
@@ -106,6 +114,7 @@ def residual_features(columns: Columns, base_us: FloatArray) -> FloatArray:
         *(c.pixels % 4, c.pixels % 16),
         *(channels % m for channels in (c.cin, c.cout) for m in _MODULI),
         *(c.cin & -c.cin, c.cout & -c.cout),
+        c.activation,
         np.log(base_us),
     ]
     return np.stack([np.asarray(p, np.float64) for p in parts], axis=1)

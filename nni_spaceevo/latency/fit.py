@@ -18,6 +18,7 @@ from .regressor import Regressor, Trees
 
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
 _FEWEST_FOR_TREES = 30
+_FOLDS = 5
 # Kernels in a network are not twice as fast as alone.
 _LEAST_SCALE = 0.5
 
@@ -62,6 +63,28 @@ def fit_regressor(
     with threadpool_limits(1):
         model.fit(residual_features(columns, base_us), np.log(us / base_us))
     return Regressor(kind, weights, extract_trees(model))
+
+
+def cross_validated_us(kernels: Sequence[RuntimeKernel], us: FloatArray, seed: int) -> FloatArray:
+    """Latency of every kernel as predicted by regressors that were not fitted to it, shape (n,).
+
+    Parameters
+    ----------
+    kernels : n kernels of any types
+    us : their latencies in microseconds, shape (n,)
+    seed : of the folds and the boosting
+    """
+    result = np.empty(len(kernels))
+    for kind in sorted({k.type for k in kernels}):
+        mine = np.array([i for i, k in enumerate(kernels) if k.type == kind])
+        order = np.random.default_rng([seed, len(mine)]).permutation(mine)
+        for held in np.array_split(order, min(_FOLDS, len(mine))):
+            rest = np.setdiff1d(mine, held)
+            if len(rest) == 0:
+                raise PredictorError(f"kernel {kind!r}: one measurement is too few to fit")
+            probe = fit_regressor(kind, [kernels[i] for i in rest], us[rest], seed)
+            result[held] = probe.predict_us([kernels[i] for i in held])
+    return result
 
 
 def _relative_nnls(terms: FloatArray, target: FloatArray, measured: FloatArray) -> FloatArray:

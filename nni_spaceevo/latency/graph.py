@@ -1,13 +1,14 @@
-"""Whole subnets as INT8 ONNX graphs in QDQ form, with random weights: what is timed end to end.
+"""Subnets as ONNX graphs with random weights, INT8 in QDQ form or float: what is timed end to end.
 
 The graph has the shapes and operators that a trained subnet would have once exported (BatchNorm
-folded into biased convolutions, uint8 activations, int8 weights per channel), so its time is the
-trained subnet's time; values play no part in it.
+folded into biased convolutions; in INT8 uint8 activations and int8 weights per channel), so its
+time is the trained subnet's time; values play no part in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,33 +27,38 @@ from ..hyperspace import (
 )
 
 OPSET = 17
+Precision = Literal["int8", "float32"]
 # A plausible range for activations of normalised layers: -4 to 4, or 0 to 6 where never negative.
-_SIGNED = (8 / 255, 128)
-_POSITIVE = (6 / 255, 0)
-_UNIT = (1 / 255, 0)
-_RANGES = {"relu": _POSITIVE, "relu6": _POSITIVE, "hsigmoid": _UNIT}
+SIGNED = (8 / 255, 128)
+POSITIVE = (6 / 255, 0)
+UNIT = (1 / 255, 0)
+RANGES = {"relu": POSITIVE, "relu6": POSITIVE, "hsigmoid": UNIT}
 
 
 def subnet_model(
-    blocks: Sequence[BlockConfig], resolution: int, rng: np.random.Generator
+    blocks: Sequence[BlockConfig],
+    resolution: int,
+    rng: np.random.Generator,
+    precision: Precision = "int8",
 ) -> onnx.ModelProto:
-    """Write a chain of blocks as a QDQ INT8 model, float NCHW input and float output, batch 1.
+    """Write a chain of blocks as a model with float NCHW input and float output, batch 1.
 
     Parameters
     ----------
     blocks : static blocks in order, the first on the image
     resolution : height and width of the image in pixels
     rng : source of the weights
+    precision : "int8" writes QuantizeLinear / DequantizeLinear pairs, "float32" none
     """
-    writer = _Writer(rng)
-    value, hw = writer.quantized("input", _SIGNED), resolution
+    writer = GraphWriter(rng, precision)
+    value, hw = writer.quantized("input", SIGNED), resolution
     for config in blocks:
         value = writer.block(value, config, hw)
         hw = output_hw(config, hw)
     shape = [1, blocks[0].cin, resolution, resolution]
     last = blocks[-1]
     output = [1, last.cout] if last.type == "linear" else [1, last.cout, hw, hw]
-    return writer.model(shape, value, output)
+    return writer.model({"input": shape}, {value: output})
 
 
 def convolution_count(blocks: Sequence[BlockConfig], resolution: int) -> int:
@@ -61,24 +67,34 @@ def convolution_count(blocks: Sequence[BlockConfig], resolution: int) -> int:
     return sum(len(k.convolutions()) for k in kernels)
 
 
-class _Writer:
-    """Collects nodes and weights; every method appends and returns the name of its result."""
+class GraphWriter:
+    """Collects nodes and weights; every method appends and returns the name of its result.
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    Parameters
+    ----------
+    rng : source of the weights
+    precision : as for `subnet_model`
+    """
+
+    def __init__(self, rng: np.random.Generator, precision: Precision = "int8") -> None:
         self.rng = rng
+        self.int8 = precision == "int8"
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.scales: dict[str, float] = {}
 
-    def model(self, shape: list[int], result: str, result_shape: list[int]) -> onnx.ModelProto:
-        """The finished model with one float input and one float output."""
-        graph = helper.make_graph(
-            self.nodes,
-            "subnet",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(result, TensorProto.FLOAT, result_shape)],
-            self.weights,
-        )
+    def model(
+        self,
+        inputs: dict[str, list[int]],
+        outputs: dict[str, list[int]],
+        element: int = TensorProto.FLOAT,
+    ) -> onnx.ModelProto:
+        """The finished model; shapes by name, all of one element type."""
+        infos = [
+            [helper.make_tensor_value_info(name, element, shape) for name, shape in values.items()]
+            for values in (inputs, outputs)
+        ]
+        graph = helper.make_graph(self.nodes, "subnet", *infos, self.weights)
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
         )
@@ -96,26 +112,40 @@ class _Writer:
         return name
 
     def quantized(self, value: str, limits: tuple[float, int]) -> str:
-        """A uint8 QuantizeLinear / DequantizeLinear pair."""
+        """A uint8 QuantizeLinear / DequantizeLinear pair; nothing in float."""
+        if not self.int8:
+            return value
         scale = self.constant(np.float32(limits[0]))
         zero = self.constant(np.uint8(limits[1]))
         integers = self.node("QuantizeLinear", [value, scale, zero])
-        result = self.node("DequantizeLinear", [integers, scale, zero])
+        return self.dequantized(integers, limits, (scale, zero))
+
+    def dequantized(
+        self, integers: str, limits: tuple[float, int], quant: tuple[str, str] | None = None
+    ) -> str:
+        """Float values of uint8 ones; `quant` are constants of `limits` if there are already."""
+        if quant is None:
+            quant = self.constant(np.float32(limits[0])), self.constant(np.uint8(limits[1]))
+        result = self.node("DequantizeLinear", [integers, *quant])
         self.scales[result] = limits[0]
         return result
 
     def parameters(self, value: str, shape: tuple[int, ...]) -> list[str]:
-        """Dequantized int8 weights per output channel, and an int32 bias.
+        """Weights and bias; in INT8 dequantized from int8 per output channel and from int32.
 
         ORT makes a QLinearConv only where the bias has input scale x weight scale exactly.
         """
         cout, fan_in = shape[0], int(np.prod(shape[1:]))
+        if not self.int8:
+            weights = self.rng.normal(size=shape) / np.sqrt(fan_in)
+            bias = self.rng.normal(size=cout)
+            return [self.constant(part.astype(np.float32)) for part in (weights, bias)]
         scales = np.full(cout, 2 / 127 / np.sqrt(fan_in), np.float32)
         weight = self.rng.integers(-127, 128, shape).astype(np.int8)
-        bias = self.rng.integers(-1000, 1000, cout).astype(np.int32)
+        offsets = self.rng.integers(-1000, 1000, cout).astype(np.int32)
         columns = (
             (weight, scales, np.zeros(cout, np.int8)),
-            (bias, scales * np.float32(self.scales[value]), np.zeros(cout, np.int32)),
+            (offsets, scales * np.float32(self.scales[value]), np.zeros(cout, np.int32)),
         )
         return [
             self.node("DequantizeLinear", [self.constant(part) for part in column], axis=0)
@@ -135,7 +165,7 @@ class _Writer:
                 case SqueezeExciteStep():
                     value = self.squeeze_excite(value, step)
                 case PoolStep():
-                    value, hw = self.quantized(self.node("GlobalAveragePool", [value]), _SIGNED), 1
+                    value, hw = self.quantized(self.node("GlobalAveragePool", [value]), SIGNED), 1
                 case LinearStep():
                     value = self.linear(value, step)
         if not recipe.residual:
@@ -162,21 +192,27 @@ class _Writer:
 
     def activated(self, value: str, activation: str) -> str:
         """The quantized result of an operator and its activation."""
+        if activation not in ("none", "relu", "relu6"):
+            value = self.quantized(value, SIGNED)
+        value = self.activation(value, activation)
+        return self.quantized(value, RANGES.get(activation, SIGNED))
+
+    def activation(self, value: str, activation: str) -> str:
+        """An activation, not yet quantized."""
         match activation:
             case "relu":
-                value = self.node("Relu", [value])
+                return self.node("Relu", [value])
             case "relu6":
                 bounds = [self.constant(np.float32(0)), self.constant(np.float32(6))]
-                value = self.node("Clip", [value, *bounds])
+                return self.node("Clip", [value, *bounds])
             case "hsigmoid":
-                value = self.hard_sigmoid(self.quantized(value, _SIGNED))
+                return self.hard_sigmoid(value)
             case "hswish":
-                value = self.node("HardSwish", [self.quantized(value, _SIGNED)])
+                return self.node("HardSwish", [value])
             case "swish":
-                value = self.quantized(value, _SIGNED)
-                gate = self.quantized(self.node("Sigmoid", [value]), _UNIT)
-                value = self.node("Mul", [value, gate])
-        return self.quantized(value, _RANGES.get(activation, _SIGNED))
+                gate = self.quantized(self.node("Sigmoid", [value]), UNIT)
+                return self.node("Mul", [value, gate])
+        return value
 
     def hard_sigmoid(self, value: str) -> str:
         """relu6(x + 3) / 6."""
@@ -184,17 +220,20 @@ class _Writer:
 
     def squeeze_excite(self, value: str, step: SqueezeExciteStep) -> str:
         """Global pool, two 1x1 convolutions, product."""
-        gate = self.quantized(self.node("GlobalAveragePool", [value]), _SIGNED)
+        gate = self.quantized(self.node("GlobalAveragePool", [value]), SIGNED)
         gate = self.convolution(
             gate, ConvStep("reduce", step.channels, step.squeezed, activation="relu")
         )
         gate = self.convolution(
             gate, ConvStep("expand", step.squeezed, step.channels, activation="hsigmoid")
         )
-        return self.quantized(self.node("Mul", [value, gate]), _SIGNED)
+        return self.quantized(self.node("Mul", [value, gate]), SIGNED)
 
     def linear(self, value: str, step: LinearStep) -> str:
         """Fully connected layer on a 1x1 feature."""
-        flat = self.quantized(self.node("Flatten", [value]), _SIGNED)
+        return self.gemm(self.quantized(self.node("Flatten", [value]), SIGNED), step)
+
+    def gemm(self, flat: str, step: LinearStep) -> str:
+        """Fully connected layer on a flat feature."""
         parameters = self.parameters(flat, (step.cout, step.cin))
-        return self.quantized(self.node("Gemm", [flat, *parameters], transB=1), _SIGNED)
+        return self.quantized(self.node("Gemm", [flat, *parameters], transB=1), SIGNED)

@@ -1,28 +1,38 @@
-"""Single runtime kernels as ONNX graphs, in the layout in which ORT runs them after optimisation.
+"""Single kernels as ONNX graphs: inside a small network, and alone.
 
-Exporting a kernel with float inputs and outputs, as nn-Meter does, would add the transposes and
-(de)quantization that a network does not have around it: up to 4 times the kernel's own time.
-Short kernels run as parallel copies in one graph, so that the call's cost is shared.
+A runtime optimises a kernel by what is around it (layouts, fusions, quantization), so a kernel
+exported alone with float inputs and outputs, as nn-Meter does it, takes up to 4 times its own time.
+`context_model` puts it between convolutions, for runtimes whose optimised graph can be read;
+`kernel_model` gives it uint8 NHWC inputs and outputs, which most INT8 runtimes use inside, and
+parallel copies, so that a call's cost is shared.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from .lowering import RuntimeKernel
+from ..errors import PredictorError
+from ..hyperspace import ConvStep, LinearStep, SqueezeExciteStep
+from .graph import RANGES, SIGNED, GraphWriter, Precision
+from .lowering import ACTIVATED, ACTIVATIONS, PLAIN, RuntimeKernel
 
-_MICROSOFT = "com.microsoft"
-_OPSETS = (("", 17), (_MICROSOFT, 1))
 MAX_COPIES = 16
 # Copies are added until a run takes about this long, by a rough guess of the kernel's time.
 _LONG_ENOUGH_US = 60
+# Output channels of the convolution after the kernel: few, but a whole vector.
+_CONSUMER_WIDTH = 16
+# A kernel on an image (a stem) has no convolution before it in a network either.
+_IMAGE_CHANNELS = 4
 
 
 def copies_of(kernel: RuntimeKernel) -> int:
     """Number of parallel copies that make a run long enough to time; 1 to `MAX_COPIES`."""
-    pixels, depth = (-(-kernel.hw // kernel.stride)) ** 2, kernel.kernel_size**2
+    pixels, depth = kernel.hw_out**2, kernel.kernel_size**2
     macs = pixels * kernel.cout * depth * (1 if kernel.type == "dwconv" else kernel.cin)
     elements = kernel.hw**2 * kernel.cin
     if kernel.type in ("conv", "conv1x1", "dwconv", "linear"):
@@ -32,143 +42,145 @@ def copies_of(kernel: RuntimeKernel) -> int:
     return int(np.clip(np.ceil(_LONG_ENOUGH_US / guess_us), 1, MAX_COPIES))
 
 
-def kernel_model(kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
-    """`copies` parallel copies of a kernel: uint8 NHWC inputs "x" (and "y" of sums), batch 1.
+@dataclass(frozen=True)
+class Context:
+    """A kernel inside a small network.
+
+    Attributes
+    ----------
+    model : image, producers, kernel, one consumer
+    producers : convolutions before the kernel: 2 for a sum, 0 on an image, else 1
+    """
+
+    model: onnx.ModelProto
+    producers: int
+
+
+def context_model(kernel: RuntimeKernel, precision: Precision, present: bool = True) -> Context:
+    """A kernel between 1x1 convolutions, float NCHW input and float output, batch 1.
 
     Parameters
     ----------
     kernel : what to run
-    copies : number of copies, each with its own output
+    precision : "int8" or "float32"
+    present : False leaves the kernel itself out, which shows what the surroundings consist of
     """
-    writer = _Writer(kernel)
-    outputs = [writer.copy(f"_{i}") for i in range(copies)]
-    return writer.model(outputs)
+    w = GraphWriter(np.random.default_rng(0), precision)
+    value = w.quantized("input", SIGNED)
+    producers = 2 if kernel.type == "add" else int(kernel.cin >= _IMAGE_CHANNELS)
+    values = [value]
+    for _ in range(producers):
+        values.append(w.convolution(values[-1], ConvStep("before", kernel.cin, kernel.cin)))
+    inputs, width = values[-2:] if kernel.type == "add" else values[-1:], kernel.cin
+    value = inputs[-1]
+    if present:
+        value, width = kernel_nodes(w, inputs, kernel), kernel.cout
+    if kernel.type == "linear":
+        consume = w.gemm if present else w.linear
+        value = consume(value, LinearStep("after", width, _CONSUMER_WIDTH))
+        shape = [1, _CONSUMER_WIDTH]
+    else:
+        value = w.convolution(value, ConvStep("after", width, _CONSUMER_WIDTH))
+        hw = kernel.hw_out if present else kernel.hw
+        shape = [1, _CONSUMER_WIDTH, hw, hw]
+    return Context(
+        w.model({"input": [1, kernel.cin, kernel.hw, kernel.hw]}, {value: shape}), producers
+    )
 
 
-def idle_model(copies: int) -> onnx.ModelProto:
+def kernel_model(
+    kernel: RuntimeKernel, copies: int, precision: Precision = "int8"
+) -> onnx.ModelProto:
+    """`copies` parallel copies of a kernel: NHWC inputs "x" (and "y" of sums), batch 1.
+
+    Inputs and outputs are uint8 in INT8, else float; each copy has its own output.
+
+    Parameters
+    ----------
+    kernel : what to run
+    copies : number of copies
+    precision : "int8" or "float32"
+    """
+    w = GraphWriter(np.random.default_rng(0), precision)
+    flat = kernel.type == "linear"
+    names = ["x", "y"] if kernel.type == "add" else ["x"]
+    hw = 1 if flat else kernel.hw
+    inputs = [_entry(w, name) for name in names]
+    shared = len(w.nodes)
+    value = kernel_nodes(w, inputs, kernel)
+    value = w.nodes.pop().input[0] if w.int8 else value
+    if not flat:
+        value = w.node("Transpose", [value], perm=[0, 2, 3, 1])
+    w.nodes, copied = w.nodes[:shared], w.nodes[shared:]
+    w.nodes += replicated(copied, copies)
+    shape = [1, kernel.cout] if flat else [1, *[kernel.hw_out] * 2, kernel.cout]
+    outputs = {copy_name(value, i): shape for i in range(copies)}
+    element = TensorProto.UINT8 if w.int8 else TensorProto.FLOAT
+    return w.model({name: [1, hw, hw, kernel.cin] for name in names}, outputs, element)
+
+
+def idle_model(copies: int, precision: Precision = "int8") -> onnx.ModelProto:
     """A graph that does nothing and has `copies` outputs: the cost of the call itself."""
-    writer = _Writer(RuntimeKernel("idle", 1, 1, 1))
-    return writer.model([writer.node("Identity", ["x"], f"_{i}") for i in range(copies)])
+    w = GraphWriter(np.random.default_rng(0), precision)
+    outputs = {w.node("Identity", ["x"]): [1, 1, 1, 1] for _ in range(copies)}
+    element = TensorProto.UINT8 if w.int8 else TensorProto.FLOAT
+    return w.model({"x": [1, 1, 1, 1]}, outputs, element)
 
 
-class _Writer:
-    """Collects nodes and weights; every method appends and returns the name of its result."""
+def copy_name(name: str, number: int) -> str:
+    """Name of a tensor in one of the copies."""
+    return f"{name}@{number}"
 
-    def __init__(self, kernel: RuntimeKernel) -> None:
-        self.kernel = kernel
-        self.rng = np.random.default_rng(0)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, onnx.TensorProto] = {}
-        self.scale = self.constant("scale", np.float32(6 / 255))
-        self.zero = self.constant("zero", np.uint8(0))
-        self.quant = [self.scale, self.zero]
 
-    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        """An initializer, shared by the copies."""
-        self.weights[name] = numpy_helper.from_array(np.asarray(value), name)
-        return name
+def replicated(nodes: Sequence[onnx.NodeProto], copies: int) -> list[onnx.NodeProto]:
+    """Parallel copies of nodes; what they read from outside, such as weights, they share."""
+    inner = {name for node in nodes for name in node.output}
+    result = []
+    for i in range(copies):
+        for number, node in enumerate(nodes):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            # Nodes that a runtime has inserted may have no name, or all the same.
+            copy.name = copy_name(f"{node.name}_{number}", i)
+            copy.input[:] = [copy_name(n, i) if n in inner else n for n in node.input]
+            copy.output[:] = [copy_name(n, i) if n else n for n in node.output]
+            result.append(copy)
+    return result
 
-    def node(self, op: str, inputs: list[str], suffix: str, **attributes: object) -> str:
-        """Append one node; quantized operators are com.microsoft's."""
-        name = f"{op}{len(self.nodes)}{suffix}"
-        domain = _MICROSOFT if op.startswith("QLinear") or op == "QGemm" else ""
-        node = helper.make_node(op, inputs, [name], name=name, domain=domain, **attributes)
-        self.nodes.append(node)
-        return name
 
-    def model(self, outputs: list[str]) -> onnx.ModelProto:
-        """The finished model."""
-        k = self.kernel
-        shape = [1, k.cin] if k.type == "linear" else [1, k.hw, k.hw, k.cin]
-        names = ["x", "y"] if k.type == "add" else ["x"]
-        inputs = [helper.make_tensor_value_info(n, TensorProto.UINT8, shape) for n in names]
-        results = [helper.make_tensor_value_info(n, TensorProto.UINT8, None) for n in outputs]
-        graph = helper.make_graph(
-            self.nodes, "kernel", inputs, results, list(self.weights.values())
-        )
-        opsets = [helper.make_opsetid(*opset) for opset in _OPSETS]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+def _entry(w: GraphWriter, name: str) -> str:
+    """An NHWC input as the NCHW tensor that ONNX's operators take."""
+    value = w.node("Transpose", [name], perm=[0, 3, 1, 2])
+    return w.dequantized(value, SIGNED) if w.int8 else value
 
-    # ---- kernels ------------------------------------------------------------------------------
 
-    def copy(self, suffix: str) -> str:
-        """One copy of the kernel."""
-        k, quant = self.kernel, self.quant
-        match k.type:
-            case "conv1x1" | "conv" | "dwconv":
-                groups = k.cin if k.type == "dwconv" else 1
-                return self.convolution("x", "", k.cin, k.cout, suffix, groups)
-            case "add":
-                return self.node("QLinearAdd", ["x", *quant, "y", *quant, *quant], suffix)
-            case "swish":
-                gate = self.node("QLinearSigmoid", ["x", *quant, *quant], suffix)
-                return self.product("x", gate, suffix)
-            case "hswish":
-                value = self.node("DequantizeLinear", ["x", *quant], suffix)
-                gate = self.hard_sigmoid(value, suffix)
-                value = self.node("Mul", [value, gate], suffix)
-                return self.node("QuantizeLinear", [value, *quant], suffix)
-            case "hsigmoid":
-                return self.quantized_hard_sigmoid("x", suffix)
-            case "pool":
-                return self.pool(suffix)
-            case "se":
-                return self.squeeze_excite(suffix)
-            case "linear":
-                weights = self.parameters("", (k.cout, k.cin))
-                inputs = ["x", *quant, *weights, *quant]
-                return self.node("QGemm", inputs, suffix, transA=0, transB=1, alpha=1.0)
-        raise AssertionError(f"no graph for kernel type {k.type!r}")
+def kernel_nodes(w: GraphWriter, inputs: Sequence[str], kernel: RuntimeKernel) -> str:
+    """Write one runtime kernel with the activation that is computed within it.
 
-    def parameters(self, name: str, shape: tuple[int, ...]) -> list[str]:
-        """Weights with their scales and zero points per channel, and the bias."""
-        cout = shape[0]
-        weight = self.rng.integers(-127, 128, shape).astype(np.int8)
-        return [
-            self.constant(f"weight{name}", weight),
-            self.constant(f"weight_scale{name}", np.full(cout, 1e-3, np.float32)),
-            self.constant(f"weight_zero{name}", np.zeros(cout, np.int8)),
-            self.constant(f"bias{name}", np.zeros(cout, np.int32)),
-        ]
-
-    def convolution(
-        self, value: str, name: str, cin: int, cout: int, suffix: str, groups: int = 1
-    ) -> str:
-        """QLinearConv on NHWC with the kernel's size and stride."""
-        k = self.kernel.kernel_size
-        *weights, bias = self.parameters(name, (cout, cin // groups, k, k))
-        return self.node(
-            "QLinearConv",
-            [value, *self.quant, *weights, *self.quant, bias],
-            suffix,
-            channels_last=1,
-            kernel_shape=[k, k],
-            strides=[self.kernel.stride] * 2,
-            pads=[k // 2] * 4,
-            group=groups,
-        )
-
-    def hard_sigmoid(self, value: str, suffix: str) -> str:
-        """relu6(x + 3) / 6 in float."""
-        return self.node("HardSigmoid", [value], suffix, alpha=1 / 6, beta=0.5)
-
-    def quantized_hard_sigmoid(self, value: str, suffix: str) -> str:
-        """Hard sigmoid with its way into float and back."""
-        value = self.node("DequantizeLinear", [value, *self.quant], suffix)
-        return self.node("QuantizeLinear", [self.hard_sigmoid(value, suffix), *self.quant], suffix)
-
-    def product(self, a: str, b: str, suffix: str) -> str:
-        """Quantized product."""
-        return self.node("QLinearMul", [a, *self.quant, b, *self.quant, *self.quant], suffix)
-
-    def pool(self, suffix: str) -> str:
-        """Global average pool."""
-        inputs = ["x", *self.quant, *self.quant]
-        return self.node("QLinearGlobalAveragePool", inputs, suffix, channels_last=1)
-
-    def squeeze_excite(self, suffix: str) -> str:
-        """Pool, two 1x1 convolutions, hard sigmoid in float, product."""
-        k = self.kernel
-        gate = self.convolution(self.pool(suffix), "_reduce", k.cin, k.squeezed, suffix)
-        gate = self.convolution(gate, "_expand", k.squeezed, k.cin, suffix)
-        return self.product("x", self.quantized_hard_sigmoid(gate, suffix), suffix)
+    Raises
+    ------
+    PredictorError
+        A whole block or another kind that has no single kernel.
+    """
+    k, value = kernel, inputs[0]
+    match k.type:
+        case "conv1x1" | "conv" | "dwconv":
+            depthwise = k.type == "dwconv"
+            step = ConvStep(
+                "kernel", k.cin, k.cout, k.kernel_size, k.stride, depthwise, True, k.activation
+            )
+            return w.convolution(value, step)
+        case "add":
+            return w.activated(w.node("Add", list(inputs)), k.activation)
+        case "pool":
+            return w.quantized(w.node("GlobalAveragePool", [value]), SIGNED)
+        case "se":
+            return w.squeeze_excite(value, SqueezeExciteStep("kernel", k.cin, k.squeezed))
+        case "linear":
+            return w.linear(value, LinearStep("kernel", k.cin, k.cout))
+        case activation if activation in ACTIVATIONS:
+            return w.quantized(w.activation(value, activation), RANGES.get(activation, SIGNED))
+    raise PredictorError(
+        f"kernel {k.type!r} cannot be run alone; known: "
+        + ", ".join((*ACTIVATED, *PLAIN, *ACTIVATIONS))
+    )

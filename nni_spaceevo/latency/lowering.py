@@ -1,9 +1,9 @@
-"""Abstract kernels lowered to what ONNX Runtime really runs on x86 INT8.
+"""How a device runs a network: abstract kernels lowered to what its runtime really starts.
 
-ReLU and ReLU6 vanish into the convolution or sum before them, because uint8 with zero point 0
-clips anyway. Swish stays uint8 as two table and product operators. Hard swish has no quantized
-operator: it is dequantized, computed in float by two operators, and quantized again. A test holds
-these counts against ORT's own optimised graph.
+The answer is data, not code: a `Lowering` is detected on the device (`devices.detect`), kept in
+the predictor's `device.yaml`, and read back where networks are priced. ONNX Runtime on x86, for
+one, folds ReLU into an INT8 convolution, computes swish in INT8 by two operators of its own, and
+falls back to float for hard swish.
 """
 
 from __future__ import annotations
@@ -12,46 +12,39 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import PredictorError
-from ..hyperspace import Kernel
+from msgspec import field
 
-# Operators of ORT's optimised graph behind each kind of runtime kernel.
-RUNTIME_OPS: dict[str, tuple[str, ...]] = {
-    "conv1x1": ("QLinearConv",),
-    "conv": ("QLinearConv",),
-    "dwconv": ("QLinearConv",),
-    "add": ("QLinearAdd",),
-    "swish": ("QLinearSigmoid", "QLinearMul"),
-    "hswish": ("DequantizeLinear", "HardSigmoid", "Mul", "QuantizeLinear"),
-    "hsigmoid": ("DequantizeLinear", "HardSigmoid", "QuantizeLinear"),
-    "se": (
-        "QLinearGlobalAveragePool",
-        "QLinearConv",
-        "QLinearConv",
-        "DequantizeLinear",
-        "HardSigmoid",
-        "QuantizeLinear",
-        "QLinearMul",
-    ),
-    "pool": ("QLinearGlobalAveragePool",),
-    "linear": ("QGemm",),
-}
-KERNEL_TYPES = tuple(RUNTIME_OPS)
-_OWN_KERNEL = ("swish", "hswish", "hsigmoid")
-_FOLDED = ("none", "relu", "relu6")
+from ..errors import PredictorError
+from ..files import Record
+from ..hyperspace import Kernel, PlacedBlock
+
+# Kernels that an activation can follow, and those that stand alone.
+ACTIVATED = ("conv1x1", "conv", "dwconv", "add")
+PLAIN = ("pool", "linear", "se")
+# Activations of recipes; "none" is the absence of one.
+ACTIVATIONS = ("relu", "relu6", "swish", "hswish", "hsigmoid")
+# Clipping is part of requantizing and of a convolution's last step, so where it starts no operator
+# it costs nothing; other activations that are computed within a kernel still cost arithmetic.
+_CLIPPING = ("relu", "relu6")
+FLOAT = "float32"
+# Prefix of a block type that is one runtime kernel; some block types are named like kernels.
+BLOCK = "block_"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class RuntimeKernel:
-    """One unit that is measured and predicted, NHWC uint8 in and out.
+    """One unit that is measured and predicted, in the layout and precision of the runtime.
 
     Attributes
     ----------
-    type : one of `KERNEL_TYPES`
+    type : a kernel type such as "conv1x1", an activation that runs on its own such as "hswish",
+        or, on devices that were measured by whole blocks, a block such as "block_mbv2_res"
     hw : input height and width in pixels
-    cin, cout : input and output channels; equal for all but convolutions and linear
-    kernel_size, stride : of convolutions
+    cin, cout : input and output channels; equal for all but convolutions, linear and blocks
+    kernel_size, stride : of convolutions and blocks
     squeezed : inner channels of an "se"
+    activation : computed within the kernel and part of its price
+    expand : expand ratio of a block, 0 where it has none
     """
 
     type: str
@@ -61,64 +54,168 @@ class RuntimeKernel:
     kernel_size: int = 1
     stride: int = 1
     squeezed: int = 0
+    activation: str = "none"
+    expand: float = 0.0
 
     @property
-    def nodes(self) -> int:
-        """Operators that the runtime starts for it."""
-        return len(RUNTIME_OPS[self.type])
+    def unit(self) -> str:
+        """Its kind in `Lowering.operators`: the type, and the activation computed within."""
+        return self.type if self.activation == "none" else f"{self.type}+{self.activation}"
 
     @property
     def key(self) -> str:
         """Text that names it in the file of measurements."""
         numbers = (self.hw, self.cin, self.cout, self.kernel_size, self.stride, self.squeezed)
-        return "/".join((self.type, *map(str, numbers)))
+        key = "/".join((self.unit, *map(str, numbers)))
+        return f"{key}/{self.expand:g}" if self.expand else key
+
+    @property
+    def hw_out(self) -> int:
+        """Output height and width."""
+        return 1 if self.type == "pool" else -(-self.hw // self.stride)
 
 
-def lower(kernel: Kernel) -> tuple[RuntimeKernel, ...]:
-    """Runtime kernels of one abstract kernel.
+class Lowering(Record, frozen=True):
+    """How a runtime runs each kind of kernel.
 
-    Raises
-    ------
-    PredictorError
-        An operator or activation whose runtime form is not known; it would have no latency.
+    Attributes
+    ----------
+    operators : operators that the runtime starts for a unit, each as "Name:precision"; a unit
+        that is computed within the convolution before it starts none
+    own_kernel : activations that run as kernels of their own, by the kernel type they follow
+    free : activations that cost nothing, by the kernel type they follow
+    unaligned : units that start other operators where channels do not fill the runtime's vectors
+    whole_blocks : a block is one unit; the rest is then empty
     """
-    match kernel.op:
-        case "conv":
-            dense = kernel.kernel_size == 1
-            main = _convolution("conv1x1" if dense else "conv", kernel)
-        case "dwconv":
-            main = _convolution("dwconv", kernel)
-        case "se":
-            main = RuntimeKernel("se", kernel.hw, kernel.cin, kernel.cin, squeezed=kernel.squeezed)
-        case "add" | "pool" | "linear":
-            main = RuntimeKernel(kernel.op, kernel.hw, kernel.cin, kernel.cout)
-        case _:
-            raise PredictorError(
-                f"kernel {kernel.op!r}: no lowering to ONNX Runtime; known: conv, dwconv, se, add, "
-                "pool, linear"
-            )
-    if kernel.activation in _FOLDED:
-        return (main,)
-    if kernel.activation in _OWN_KERNEL:
-        return main, RuntimeKernel(kernel.activation, kernel.hw_out, kernel.cout, kernel.cout)
-    raise PredictorError(
-        f"activation {kernel.activation!r} of {kernel.op}: no lowering to ONNX Runtime; known: "
-        + ", ".join((*_FOLDED, *_OWN_KERNEL))
+
+    operators: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    own_kernel: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    free: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    whole_blocks: bool = False
+
+    def lower_block(self, block: PlacedBlock) -> tuple[RuntimeKernel, ...]:
+        """Runtime kernels of one block; raises as `lower`."""
+        if self.whole_blocks:
+            return (whole_block(block),)
+        return tuple(part for kernel in block.kernels for part in self.lower(kernel))
+
+    def lower(self, kernel: Kernel) -> tuple[RuntimeKernel, ...]:
+        """Runtime kernels of one abstract kernel.
+
+        Raises
+        ------
+        PredictorError
+            An operator or activation whose runtime form is not known; it would have no latency.
+        """
+        main = _main_kernel(kernel)
+        activation = kernel.activation
+        if activation == "none" or activation in self.free.get(main.type, ()):
+            parts: tuple[RuntimeKernel, ...] = (main,)
+        elif activation in self.own_kernel.get(main.type, ()):
+            size, width = kernel.hw_out, kernel.cout
+            parts = (main, RuntimeKernel(activation, size, width, width))
+        else:
+            parts = (_main_kernel(kernel, activation),)
+        for part in parts:
+            if part.unit not in self.operators:
+                raise PredictorError(
+                    f"kernel {part.unit!r}: this device has no lowering for it; known: "
+                    + ", ".join(self.operators)
+                )
+        return parts
+
+    def nodes(self, kernel: RuntimeKernel) -> int:
+        """Operators that the runtime starts for a runtime kernel."""
+        return len(self.operators.get(kernel.unit, ("block",)))
+
+    def in_float(self, unit: str) -> tuple[str, ...]:
+        """Those of a unit's operators that compute in float."""
+        names = self.operators.get(unit, ())
+        return tuple(name for name in names if name.endswith(f":{FLOAT}"))
+
+    def runtime_ops(self, kernels: Iterable[Kernel]) -> Counter[str]:
+        """How many of each operator, by name, the runtime starts for a network's kernels.
+
+        What quantizes the input and brings the output back comes on top; it belongs to the
+        network's constant.
+        """
+        counts: Counter[str] = Counter()
+        for kernel in kernels:
+            for part in self.lower(kernel):
+                counts.update(name.partition(":")[0] for name in self.operators[part.unit])
+        return counts
+
+
+def _main_kernel(kernel: Kernel, activation: str = "none") -> RuntimeKernel:
+    if kernel.op not in ("conv", *ACTIVATED, *PLAIN):
+        raise PredictorError(
+            f"kernel {kernel.op!r}: no lowering; known: conv, dwconv, add, pool, linear, se"
+        )
+    kind = "conv1x1" if kernel.op == "conv" and kernel.kernel_size == 1 else kernel.op
+    return RuntimeKernel(
+        kind,
+        kernel.hw,
+        kernel.cin,
+        kernel.cout,
+        kernel.kernel_size,
+        kernel.stride,
+        kernel.squeezed,
+        activation,
     )
 
 
-def _convolution(kind: str, k: Kernel) -> RuntimeKernel:
-    return RuntimeKernel(kind, k.hw, k.cin, k.cout, k.kernel_size, k.stride)
+def whole_block(block: PlacedBlock) -> RuntimeKernel:
+    """A block as the one unit of a device that was measured by blocks."""
+    c = block.config
+    return RuntimeKernel(
+        f"{BLOCK}{c.type}",
+        block.hw,
+        c.cin,
+        c.cout,
+        c.kernel_size,
+        c.stride,
+        activation=c.activation,
+        expand=c.expand or 0.0,
+    )
 
 
-def runtime_ops(kernels: Iterable[Kernel]) -> Counter[str]:
-    """How many of each operator ORT's optimised graph has for a network's kernels.
+def lowering_of(operators: dict[str, tuple[str, ...]]) -> Lowering:
+    """Work out which activations are free, own kernels or computed within, from operators.
 
-    The input's QuantizeLinear, the output's DequantizeLinear, Flatten and Transposes come on top;
-    they belong to the network's constant.
+    Parameters
+    ----------
+    operators : operators of every plain and activated unit ("conv", "conv+swish", …) as the
+        runtime was seen to start them; "conv+swish" includes those of "conv"
     """
-    counts: Counter[str] = Counter()
-    for kernel in kernels:
-        for runtime_kernel in lower(kernel):
-            counts.update(RUNTIME_OPS[runtime_kernel.type])
-    return counts
+    kept = {name: ops for name, ops in operators.items() if "+" not in name}
+    own: dict[str, list[str]] = {}
+    free: dict[str, list[str]] = {}
+    for name, ops in operators.items():
+        kind, _, activation = name.partition("+")
+        if not activation:
+            continue
+        extra = Counter(ops)
+        extra.subtract(operators[kind])
+        if not any(extra.values()) and activation in _CLIPPING:
+            free.setdefault(kind, []).append(activation)
+        elif any(extra.values()) and min(extra.values()) >= 0:
+            own.setdefault(kind, []).append(activation)
+            kept.setdefault(activation, tuple(_in_order(ops, extra)))
+        else:
+            kept[name] = ops
+    return Lowering(
+        operators=kept,
+        own_kernel={kind: tuple(names) for kind, names in own.items()},
+        free={kind: tuple(names) for kind, names in free.items()},
+    )
+
+
+def _in_order(ops: tuple[str, ...], wanted: Counter[str]) -> list[str]:
+    """The wanted operators in the order in which they run, which is last to first here."""
+    left, found = Counter(wanted), []
+    for name in reversed(ops):
+        if left[name] > 0:
+            left[name] -= 1
+            found.append(name)
+    return found[::-1]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..files import Record
@@ -53,11 +55,11 @@ def cpu_description() -> tuple[str, tuple[str, ...]]:
     return model, tuple(f for f in _TELLING_FLAGS if f in flags)
 
 
-def local_device_name() -> str:
-    """Name for this machine's ONNX Runtime predictors, such as `x86_vnni_ort_int8`."""
+def local_device_name(runtime: str = "ort", precision: str = "int8") -> str:
+    """Name for predictors of this machine, such as `x86_vnni_ort_int8`."""
     family = "x86" if platform.machine() in ("x86_64", "AMD64") else platform.machine()
     vnni = "_vnni" if any("vnni" in flag for flag in cpu_description()[1]) else ""
-    return f"{family}{vnni}_ort_int8"
+    return f"{family}{vnni}_{runtime}_{precision}"
 
 
 def describe_machine(
@@ -78,6 +80,24 @@ def describe_machine(
         network_options=network_options,
         protocol=protocol,
     )
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process on one core, at raised priority where allowed; restored afterwards."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed, priority = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+    os.sched_setaffinity(0, {max(allowed)})
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, priority - 10)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, 0, priority)
 
 
 def _read(path: str) -> str:

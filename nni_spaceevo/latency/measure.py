@@ -1,8 +1,9 @@
 """Measuring many models: interleaved passes, gated on a reference kernel, resumable.
 
 Minimum over visits seconds apart repeats within 1 %, where the mean of consecutive runs, as
-nn-Meter takes it, is off by a third: a shared machine has slow windows. A visit counts only if
-the reference kernel, timed just before, ran near its best; scaling by it would do harm.
+nn-Meter takes it, is off by a third: a shared machine has slow windows. A visit waits for a
+moment, within limits, in which the reference kernel runs near its best, and counts only if it
+found one; scaling by the reference would do harm.
 """
 
 from __future__ import annotations
@@ -12,21 +13,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 from tqdm import tqdm
 
 from ..errors import DeviceError
+from .devices.device import Device, Timed
 from .journal import Journal, Slot
-from .kernel_graph import idle_model, kernel_model
 from .lowering import RuntimeKernel
-from .session import TimedSession, one_core
+from .machine import one_core
 
 # A visit is slow if the reference kernel took this much longer than its best.
 _GATE = 1.03
 # A device is refused if more than this share of models never met a quiet moment.
 _TOO_NOISY = 0.25
-# After a session is built, caches and clock need about half a millisecond to settle.
-_WARMUP = 10
+# A model is visited at most this many times as often as quiet visits are wanted.
+_PATIENCE = 2
+# After a model is built or another has run, caches and clock need a few runs to settle. Long
+# models get fewer runs, at least these; short ones at most ten and what the options ask for.
+_WARMUP_US, _LEAST_WARMUP, _MOST_WARMUP = 10_000, 3, 10
+_RUNS_US, _LEAST_RUNS = 20_000, 4
+# A visit in a slow moment is postponed, for at most this long, and while all waiting together has
+# taken no more time than all visits and a start.
+_PAUSE_S, _LONGEST_WAIT_S, _WAIT_AT_START_S = 0.05, 5.0, 30.0
 _REFERENCE = RuntimeKernel("conv", 14, 64, 64, 3)
 _REFERENCE_WARMUP, _REFERENCE_RUNS = 20, 10
 
@@ -38,14 +45,12 @@ class Job:
     Attributes
     ----------
     key : its name in the journal
-    build : makes the model
-    optimize : run as a network (all graph optimisations) or as it stands
-    keep : keep the session between visits, for models that are slow to build
+    build : makes it ready to run
+    keep : keep it between visits, for models that are slow to build
     """
 
     key: str
-    build: Callable[[], onnx.ModelProto]
-    optimize: bool = False
+    build: Callable[[], Timed]
     keep: bool = False
 
 
@@ -54,14 +59,14 @@ def kernel_key(kernel: RuntimeKernel, copies: int) -> str:
     return f"{kernel.key}x{copies}"
 
 
-def kernel_job(kernel: RuntimeKernel, copies: int) -> Job:
+def kernel_job(device: Device, kernel: RuntimeKernel, copies: int) -> Job:
     """Job of parallel copies of a kernel."""
-    return Job(kernel_key(kernel, copies), lambda: kernel_model(kernel, copies))
+    return Job(kernel_key(kernel, copies), lambda: device.kernel(kernel, copies))
 
 
-def idle_job(copies: int) -> Job:
-    """Job of a graph that does nothing."""
-    return Job(f"idle{copies}", lambda: idle_model(copies))
+def idle_job(device: Device, copies: int) -> Job:
+    """Job of a model that does nothing."""
+    return Job(f"idle{copies}", lambda: device.idle(copies))
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,7 @@ class Noise:
             if slot.key in by_key:
                 by_key[slot.key].append(slot)
         taken = [s.reference_us for group in by_key.values() for s in group]
-        # Not the least: one lucky moment must not make all others look slow.
-        return cls(by_key, float(np.percentile(taken, 5)) if taken else 0.0)
+        return cls(by_key, _best(taken))
 
     def quiet(self, key: str) -> int:
         """Number of quiet visits to a model."""
@@ -95,6 +99,11 @@ class Noise:
         total = sum(map(len, self.slots.values()))
         quiet = sum(map(self.quiet, self.slots))
         return {"slots": total, "slow_slots": 100 * (1 - quiet / max(total, 1))}
+
+    @property
+    def seconds(self) -> float:
+        """What the visits took, building included."""
+        return sum(s.seconds for group in self.slots.values() for s in group)
 
     def check(self) -> None:
         """Raise `DeviceError` if too many models were never measured in a quiet moment."""
@@ -111,18 +120,31 @@ class Noise:
         )
 
 
+def _best(reference_us: Sequence[float]) -> float:
+    """The reference kernel's time when all is quiet, 0 if it was never timed."""
+    # Not the least: one lucky moment must not make all others look slow.
+    return float(np.percentile(reference_us, 5)) if len(reference_us) else 0.0
+
+
 def measure_all(
-    jobs: Sequence[Job], journal: Journal, rounds: int, repeats: int, seed: int, progress: bool
+    device: Device,
+    jobs: Sequence[Job],
+    journal: Journal,
+    rounds: int,
+    repeats: int,
+    seed: int,
+    progress: bool,
 ) -> Noise:
     """Visit every model in `rounds` quiet moments, in at most twice as many passes.
 
     Parameters
     ----------
+    device : where the reference kernel runs
     jobs : models; those that the journal already has enough of are skipped
     rounds : quiet visits wanted of each
-    repeats : runs in a visit, after warm-up runs
+    repeats : runs in a visit of a short model, after warm-up runs
     seed : of the order of visits
-    progress : show a bar
+    progress : show a bar, with the share of slow moments
 
     Raises
     ------
@@ -130,17 +152,17 @@ def measure_all(
         The device is too noisy, or the runtime refuses a model.
     """
     keys = [job.key for job in jobs]
-    visitor = _Visitor(repeats)
+    visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
         one_core(),
         journal.writing() as pen,
         tqdm(total=len(jobs) * rounds, desc="measuring", unit="visit", disable=not progress) as bar,
     ):
-        for number in range(2 * rounds):
+        for number in range(_PATIENCE * rounds):
             noise = Noise.of(journal.slots, keys)
             missing = {key: rounds - noise.quiet(key) for key in keys}
             bar.n = len(jobs) * rounds - sum(max(m, 0) for m in missing.values())
-            bar.refresh()
+            bar.set_postfix_str(f"{noise.report()['slow_slots']:.0f} % of moments slow")
             pending = [job for job in jobs if missing[job.key] > 0]
             for i in np.random.default_rng([seed, number]).permutation(len(pending)):
                 pen.add(visitor.visit(pending[i]))
@@ -151,20 +173,52 @@ def measure_all(
 
 
 class _Visitor:
-    def __init__(self, repeats: int) -> None:
+    """Visits models, if it can in quiet moments.
+
+    Parameters
+    ----------
+    device : where the models run
+    repeats : runs in a visit of a short model
+    references_us : times of the reference kernel so far
+    """
+
+    def __init__(self, device: Device, repeats: int, references_us: list[float]) -> None:
         self._repeats = repeats
-        self._reference = TimedSession(kernel_model(_REFERENCE, 1), optimize=False)
-        self._kept: dict[str, TimedSession] = {}
+        self._reference = device.kernel(_REFERENCE, 1)
+        self._references_us = references_us
+        self._patience_s = _WAIT_AT_START_S
+        self._kept: dict[str, Timed] = {}
 
     def visit(self, job: Job) -> Slot:
-        """Build the session or take the kept one, time the reference, then the model."""
+        """Build the model or take the kept one, wait for quiet, then time the model."""
         start = time.perf_counter()
-        session = self._kept.get(job.key)
-        if session is None:
-            session = TimedSession(job.build(), job.optimize)
+        timed = self._kept.get(job.key)
+        if timed is None:
+            timed = job.build()
             if job.keep:
-                self._kept[job.key] = session
-        reference_us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
-        us = session.least_us(_WARMUP, self._repeats)
-        seconds = time.perf_counter() - start
+                self._kept[job.key] = timed
+        building = time.perf_counter() - start
+        reference_us = self._quiet_reference_us()
+        start = time.perf_counter()
+        once = timed.least_us(0, 1)
+        warmup = int(np.clip(_WARMUP_US / once, _LEAST_WARMUP, _MOST_WARMUP))
+        runs = int(np.clip(_RUNS_US / once, min(_LEAST_RUNS, self._repeats), self._repeats))
+        us = timed.least_us(warmup, runs)
+        seconds = building + time.perf_counter() - start
+        self._patience_s += seconds
         return Slot(key=job.key, us=us, reference_us=reference_us, seconds=round(seconds, 6))
+
+    def _quiet_reference_us(self) -> float:
+        """Time of the reference kernel, near its best where patience allows."""
+        start, waited = time.perf_counter(), 0.0
+        # Nothing is known yet of what is quiet at the very first visit.
+        limit = min(self._patience_s, _LONGEST_WAIT_S) if self._references_us else 0.0
+        while True:
+            us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
+            if us <= _GATE * _best(self._references_us) or waited >= limit:
+                break
+            time.sleep(_PAUSE_S)
+            waited = time.perf_counter() - start
+        self._patience_s -= waited
+        self._references_us.append(us)
+        return us

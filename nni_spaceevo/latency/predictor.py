@@ -1,30 +1,47 @@
 """Latency predictors: the folder they are kept in, and predicting with them.
 
 A folder holds `device.yaml` (what was measured, and the hashes of all other files; written last,
-it is the commit), one `<kernel>.npz` a kernel type, and `report.json`.
+it is the commit), one `<kernel>-<hash>.npz` a kernel type, and `report.json`. Reading one executes
+nothing and needs nothing but numpy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, FileAccessError, PredictorError
-from ..files import Record, digest, read_json, read_yaml, to_json, to_yaml, write_atomically
-from ..hyperspace import Kernel
+from ..errors import ConfigError, FileAccessError, PredictorError, PredictorWarning
+from ..files import (
+    Record,
+    digest,
+    packed_folder,
+    read_json,
+    read_yaml,
+    to_json,
+    to_yaml,
+    write_atomically,
+)
+from ..hyperspace import PlacedBlock, mparams
 from .features import FloatArray
-from .lowering import KERNEL_TYPES, RuntimeKernel, lower
+from .lowering import Lowering, RuntimeKernel
 from .machine import Machine
 from .regressor import Regressor
 
-SCHEMA = 1
+SCHEMA = 2
 DEVICE_FILE = "device.yaml"
 REPORT_FILE = "report.json"
+_NEW_REPORT = ".report.json.new"
+_MISMATCH = (
+    f"content does not match its hash in {DEVICE_FILE}; the file is damaged or belongs to "
+    "another predictor"
+)
 
 
 class Calibration(Record, frozen=True):
@@ -56,10 +73,18 @@ class Calibration(Record, frozen=True):
 
 
 class KernelFile(Record, frozen=True):
-    """A regressor file and its content's SHA-256."""
+    """A regressor file, its content's SHA-256, and the range that it was fitted in.
+
+    Attributes
+    ----------
+    file, sha256 : the file, and the hash of its content
+    least, most : smallest and largest value met of each field in `RANGED`
+    """
 
     file: str
     sha256: str
+    least: tuple[float, ...]
+    most: tuple[float, ...]
 
 
 class Device(Record, frozen=True):
@@ -69,63 +94,136 @@ class Device(Record, frozen=True):
     ----------
     schema : version of the folder's format
     name : the predictor's name
+    device : what `spaceevo profile --device` was given, or where published figures come from
+    precision : of the networks, "int8" or "float32"
     hyperspaces : fingerprints of the hyperspaces whose kernels were measured, by name
     machine : where
+    lowering : how the runtime runs each kind of kernel
     calibration : from kernels to networks
+    failures : what its accuracy gate asked for and did not get; empty if it passed
+    notes : what a user should know, such as values that are estimated
     kernels : regressor files by kernel type
     report_sha256 : SHA-256 of `report.json`
     """
 
     schema: int
     name: str
+    device: str
+    precision: str
     hyperspaces: dict[str, str]
     machine: Machine
+    lowering: Lowering
     calibration: Calibration
+    failures: tuple[str, ...]
+    notes: tuple[str, ...]
     kernels: dict[str, KernelFile]
     report_sha256: str
 
 
+# Fields of a runtime kernel whose range is kept with its regressor.
+RANGED = ("hw", "cin", "cout", "kernel_size", "stride", "squeezed", "expand")
+
+
+@dataclass(frozen=True)
+class FittedKernel:
+    """A regressor and the range that it was fitted in.
+
+    Attributes
+    ----------
+    regressor : predicts one kernel type
+    least, most : smallest and largest value met of each field in `RANGED`
+    """
+
+    regressor: Regressor
+    least: tuple[float, ...]
+    most: tuple[float, ...]
+
+    @classmethod
+    def of(cls, regressor: Regressor, kernels: Sequence[RuntimeKernel]) -> FittedKernel:
+        """With the range of the kernels that it was fitted to."""
+        columns = [[getattr(k, name) for k in kernels] for name in RANGED]
+        return cls(regressor, tuple(map(min, columns)), tuple(map(max, columns)))
+
+    def outside(self, kernel: RuntimeKernel) -> list[str]:
+        """What of a kernel lies outside the range, in words."""
+        values = [getattr(kernel, name) for name in RANGED]
+        limits = zip(RANGED, values, self.least, self.most, strict=True)
+        return [
+            f"{name} {value:g} (fitted for {least:g} to {most:g})"
+            for name, value, least, most in limits
+            if not least <= value <= most
+        ]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a predictor comes from: the fields of `Device` that are not about prediction."""
+
+    name: str
+    device: str
+    precision: str
+    machine: Machine
+    hyperspaces: dict[str, str]
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class LatencyPredictor:
-    """Predicts INT8 latencies from abstract kernels.
+    """Predicts latencies of networks from their blocks.
+
+    Parameters
+    ----------
+    provenance : where it comes from
+    lowering : how the runtime runs each kind of kernel
+    calibration : from kernels to networks
+    kernels : regressors by kernel type
+    report : errors on held-out kernels and networks; see `format_report`
+    folder : where it was read from, for messages
 
     Attributes
     ----------
     name : the predictor's name
-    folder : where it was read from, for messages
     fingerprint : hash of everything that predictions depend on
-    device : the machine, its runtime and options
-    hyperspaces : fingerprints of the hyperspaces measured, by name
-    calibration : from kernels to networks
-    network_overhead_ms : milliseconds that a whole network costs beyond its kernels
-    report : errors on held-out kernels and networks; see `format_report`
+    network_overhead_ms : milliseconds that a whole network costs beyond its blocks
+    extrapolated : kernels priced outside the range that was measured, with what is outside
     """
 
     def __init__(
         self,
-        name: str,
-        folder: Path,
-        machine: Machine,
-        hyperspaces: dict[str, str],
+        provenance: Provenance,
+        lowering: Lowering,
         calibration: Calibration,
-        regressors: dict[str, Regressor],
+        kernels: dict[str, FittedKernel],
         report: dict[str, Any],
+        folder: Path,
     ) -> None:
-        self.name = name
-        self.folder = folder
-        self.device = machine
-        self.hyperspaces = hyperspaces
+        self.provenance = provenance
+        self.name = provenance.name
+        self.lowering = lowering
         self.calibration = calibration
         self.network_overhead_ms = calibration.constant_us / 1e3
-        self.regressors = regressors
+        self.kernels = kernels
         self.report = report
-        contents = (regressors[kind].to_bytes() for kind in sorted(regressors))
-        self.fingerprint = digest(to_json(machine), to_json(calibration), *contents)
-        # Searches ask for the same few thousand kernels over and over.
-        self._places: dict[Kernel, int] = {}
+        self.folder = folder
+        contents = (kernels[kind].regressor.to_bytes() for kind in sorted(kernels))
+        self.fingerprint = digest(
+            to_json(provenance.machine), to_json(lowering), to_json(calibration), *contents
+        )
+        self.extrapolated: dict[str, str] = {}
+        # Searches ask for the same few thousand blocks over and over.
+        self._places: dict[PlacedBlock, int] = {}
         self._table: FloatArray = np.zeros((0, 3))
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that was measured, its runtime and options."""
+        return self.provenance.machine
 
     def kernels_us(self, kernels: Sequence[RuntimeKernel]) -> FloatArray:
         """Latency of runtime kernels alone, microseconds, shape (n,), not calibrated.
+
+        A kernel outside the range that was measured is priced, and a `PredictorWarning` says so
+        once a kernel type.
 
         Raises
         ------
@@ -134,48 +232,72 @@ class LatencyPredictor:
         """
         result = np.empty(len(kernels))
         for kind in sorted({k.type for k in kernels}):
-            if kind not in self.regressors:
+            if kind not in self.kernels:
                 raise PredictorError(
                     f"{self.folder}: no regressor for kernel {kind!r}; it has "
-                    f"{', '.join(sorted(self.regressors))}. Profile a hyperspace that uses it."
+                    f"{', '.join(sorted(self.kernels))}. Profile a hyperspace that uses it."
                 )
             rows = [i for i, k in enumerate(kernels) if k.type == kind]
-            result[rows] = self.regressors[kind].predict_us([kernels[i] for i in rows])
+            mine = [kernels[i] for i in rows]
+            self._note_extrapolation(kind, mine)
+            result[rows] = self.kernels[kind].regressor.predict_us(mine)
         return result
 
-    def chain_sums(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
+    def _note_extrapolation(self, kind: str, kernels: Sequence[RuntimeKernel]) -> None:
+        fitted = self.kernels[kind]
+        found = {k.key: ", ".join(why) for k in kernels if (why := fitted.outside(k))}
+        if found and not any(key.startswith(f"{kind}/") for key in self.extrapolated):
+            key = next(iter(found))
+            warnings.warn(
+                f"latency predictor {self.name}: {len(found)} {kind} kernels lie outside what was "
+                f"measured, such as {key}: {found[key]}. Their latencies are extrapolated",
+                PredictorWarning,
+                stacklevel=4,
+            )
+        self.extrapolated |= found
+
+    def chain_sums(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
         """What `Calibration` multiplies, shape (n, 3).
 
         The columns are the sum of kernel microseconds, the number of operators, and megabytes of
         INT8 weights. Raises as `chain_ms`.
         """
-        kernels = list(itertools.chain.from_iterable(chains))
-        places = [self._places.get(k, -1) for k in kernels]
+        blocks = list(itertools.chain.from_iterable(chains))
+        place = self._places.get
+        places = [place(block, -1) for block in blocks]
         if -1 in places:
-            unknown = (k for k, place in zip(kernels, places, strict=True) if place < 0)
+            unknown = (b for b, known in zip(blocks, places, strict=True) if known < 0)
             self._learn(dict.fromkeys(unknown))
-            places = [self._places[k] for k in kernels]
+            places = [self._places[block] for block in blocks]
         owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
         columns = self._table[np.array(places, np.int64)].T
         return np.stack([np.bincount(owner, c, len(chains)) for c in columns], axis=1)
 
-    def _learn(self, kernels: Iterable[Kernel]) -> None:
-        parts = [(kernel, part) for kernel in kernels for part in lower(kernel)]
-        us = self.kernels_us([part for _, part in parts])
-        learned: dict[Kernel, tuple[float, int, float]] = {}
-        for (kernel, part), part_us in zip(parts, us.tolist(), strict=True):
-            sum_us, nodes, _ = learned.get(kernel, (0.0, 0, 0.0))
-            learned[kernel] = (sum_us + part_us, nodes + part.nodes, kernel.params / 1e6)
+    def _learn(self, blocks: Iterable[PlacedBlock]) -> None:
+        blocks = list(blocks)
+        lowered = [self.lowering.lower_block(block) for block in blocks]
+        # Blocks share kernels; each is priced once.
+        distinct = dict.fromkeys(itertools.chain.from_iterable(lowered))
+        us = dict(zip(distinct, self.kernels_us(list(distinct)).tolist(), strict=True))
+        nodes = {part: self.lowering.nodes(part) for part in distinct}
+        rows = [
+            (
+                sum(us[part] for part in parts),
+                sum(nodes[part] for part in parts),
+                mparams(block.kernels),
+            )
+            for block, parts in zip(blocks, lowered, strict=True)
+        ]
         first = len(self._table)
-        self._places |= {kernel: first + i for i, kernel in enumerate(learned)}
-        self._table = np.concatenate([self._table, np.array(list(learned.values()), np.float64)])
+        self._places |= {block: first + i for i, block in enumerate(blocks)}
+        self._table = np.concatenate([self._table, np.array(rows).reshape(-1, 3)])
 
-    def chain_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
-        """Additive latency of lists of abstract kernels, without a network's constant.
+    def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
+        """Additive latency of lists of blocks, without a network's constant.
 
         Parameters
         ----------
-        chains : n lists of kernels, such as the kernels of n sub-stages
+        chains : n lists of blocks, such as those of n sub-stages
 
         Returns
         -------
@@ -191,41 +313,58 @@ class LatencyPredictor:
         costs = self.chain_sums(chains) * (c.scale, c.node_us, c.weight_us_per_mb)
         return costs.sum(axis=1) / 1e3
 
-    def network_ms(self, chains: Sequence[Sequence[Kernel]]) -> FloatArray:
-        """Latency of n whole networks given as lists of kernels, milliseconds, shape (n,).
+    def network_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
+        """Latency of n whole networks given as lists of blocks, milliseconds, shape (n,).
 
         Raises as `chain_ms`.
         """
         return self.chain_ms(chains) + self.network_overhead_ms
 
     def save(self, folder: Path) -> None:
-        """Write the folder; killed half-way, it is refused by `load_predictor`, never misread.
+        """Write the folder; killed at any moment it holds the old predictor or the new one.
 
         Raises
         ------
         FileAccessError
             The folder cannot be written.
         """
-        kernels = {}
-        for kind, regressor in sorted(self.regressors.items()):
-            content = regressor.to_bytes()
-            kernels[kind] = KernelFile(file=f"{kind}.npz", sha256=_sha256(content))
-            write_atomically(folder / f"{kind}.npz", content)
+        files = {}
+        for kind, fitted in sorted(self.kernels.items()):
+            content = fitted.regressor.to_bytes()
+            sha256 = _sha256(content)
+            # Named by content, a new file never takes the place of one still in use.
+            name = f"{kind}-{sha256[:8]}.npz"
+            files[kind] = KernelFile(file=name, sha256=sha256, least=fitted.least, most=fitted.most)
+            write_atomically(folder / name, content)
         report = to_json(self.report)
-        write_atomically(folder / REPORT_FILE, report)
+        p = self.provenance
         device = Device(
             schema=SCHEMA,
             name=self.name,
-            hyperspaces=self.hyperspaces,
-            machine=self.device,
+            device=p.device,
+            precision=p.precision,
+            hyperspaces=p.hyperspaces,
+            machine=p.machine,
+            lowering=self.lowering,
             calibration=self.calibration,
-            kernels=kernels,
+            failures=p.failures,
+            notes=p.notes,
+            kernels=files,
             report_sha256=_sha256(report.encode()),
         )
+        # The new report waits beside the old one until `device.yaml` speaks of it.
+        write_atomically(folder / _NEW_REPORT, report)
         write_atomically(folder / DEVICE_FILE, to_yaml(device))
-        # Regressors of an earlier predictor that this one has no use for would only mislead.
-        for kind in set(KERNEL_TYPES) - kernels.keys():
-            (folder / f"{kind}.npz").unlink(missing_ok=True)
+        _finish_saving(folder, device)
+
+
+def _finish_saving(folder: Path, device: Device) -> None:
+    try:
+        (folder / _NEW_REPORT).replace(folder / REPORT_FILE)
+        for path in set(folder.glob("*.npz")) - {folder / k.file for k in device.kernels.values()}:
+            path.unlink()
+    except OSError as error:
+        raise FileAccessError(f"{folder}: cannot write ({error.strerror})") from error
 
 
 def _sha256(content: bytes) -> str:
@@ -235,6 +374,8 @@ def _sha256(content: bytes) -> str:
 def load_predictor(folder: Path | str) -> LatencyPredictor:
     """Read a predictor folder and check every file's hash.
 
+    A predictor that failed its accuracy gate is read with a `PredictorWarning`.
+
     Raises
     ------
     PredictorError
@@ -243,27 +384,58 @@ def load_predictor(folder: Path | str) -> LatencyPredictor:
     folder = Path(folder)
     if not folder.is_dir():
         raise PredictorError(f"{folder}: no such latency predictor folder")
-    path = folder / DEVICE_FILE
     try:
-        device = _read_device(path)
-        regressors = {
-            kind: Regressor.from_bytes(
-                _read_checked(folder, entry.file, entry.sha256), kind, str(folder / entry.file)
-            )
+        device = _read_device(folder / DEVICE_FILE)
+        kernels = {
+            kind: FittedKernel(_read_regressor(folder, kind, entry), entry.least, entry.most)
             for kind, entry in device.kernels.items()
         }
-        _read_checked(folder, REPORT_FILE, device.report_sha256)
-        report = read_json(folder / REPORT_FILE, dict)
+        report = read_json(_report_file(folder, device.report_sha256), dict)
     except (ConfigError, FileAccessError) as error:
         raise PredictorError(f"latency predictor {error}") from error
+    if device.failures:
+        warnings.warn(
+            f"latency predictor {device.name} did not pass its accuracy gate: "
+            + "; ".join(device.failures),
+            PredictorWarning,
+            stacklevel=2,
+        )
+    provenance = Provenance(
+        name=device.name,
+        device=device.device,
+        precision=device.precision,
+        machine=device.machine,
+        hyperspaces=device.hyperspaces,
+        failures=device.failures,
+        notes=device.notes,
+    )
     return LatencyPredictor(
-        device.name,
-        folder,
-        device.machine,
-        device.hyperspaces,
-        device.calibration,
-        regressors,
-        report,
+        provenance, device.lowering, device.calibration, kernels, report, folder
+    )
+
+
+def find_predictor(name: str | Path, *places: Path) -> Path:
+    """Folder of a predictor: in one of the places, or in the package.
+
+    Parameters
+    ----------
+    name : path of a folder, or a predictor of the package
+    places : folders that a relative path may start from; default: the current one
+
+    Raises
+    ------
+    PredictorError
+        There is none; lists those of the package.
+    """
+    packed = packed_folder("latency_predictors")
+    for place in (*(places or (Path(),)), packed):
+        folder = place / name
+        if (folder / DEVICE_FILE).is_file():
+            return folder
+    known = sorted(path.parent.name for path in packed.glob(f"*/{DEVICE_FILE}"))
+    raise PredictorError(
+        f"latency predictor {str(name)!r}: no such folder with a {DEVICE_FILE}; the package has: "
+        f"{', '.join(known) or 'none'}"
     )
 
 
@@ -280,17 +452,33 @@ def _read_device(path: Path) -> Device:
         raise PredictorError(f"{path}: {error}") from error
 
 
-def _read_checked(folder: Path, name: str, sha256: str) -> bytes:
-    path = folder / name
-    if Path(name).name != name:
-        raise PredictorError(f"{folder / DEVICE_FILE}: file name {name!r} leaves the folder")
+def _read_regressor(folder: Path, kind: str, entry: KernelFile) -> Regressor:
+    path = folder / entry.file
+    if Path(entry.file).name != entry.file:
+        raise PredictorError(f"{folder / DEVICE_FILE}: file name {entry.file!r} leaves the folder")
+    if not len(entry.least) == len(entry.most) == len(RANGED):
+        raise PredictorError(
+            f"{folder / DEVICE_FILE}: range of {kind!r}: expected {len(RANGED)} numbers each"
+        )
+    content = _read(path)
+    if _sha256(content) != entry.sha256:
+        raise PredictorError(f"{path}: {_MISMATCH}")
+    return Regressor.from_bytes(content, kind, str(path))
+
+
+def _report_file(folder: Path, sha256: str) -> Path:
+    """The report that belongs to `device.yaml`; it may still wait for its name after a kill."""
+    for name in (REPORT_FILE, _NEW_REPORT):
+        path = folder / name
+        if path.exists() and _sha256(_read(path)) == sha256:
+            return path
+    path = folder / REPORT_FILE
+    _read(path)
+    raise PredictorError(f"{path}: {_MISMATCH}")
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise PredictorError(f"{path}: cannot read ({error.strerror})") from error
-    if _sha256(content) != sha256:
-        raise PredictorError(
-            f"{path}: content does not match its hash in {DEVICE_FILE}; the file is damaged or "
-            "belongs to another predictor"
-        )
-    return content

@@ -1,6 +1,6 @@
 """Profiling a device: sample kernels, measure, fit, hold out, check on whole subnets, store.
 
-Everything measured goes to `<output>/.profile/`, one file a machine; a killed run continues from
+Everything measured goes to `<output>/.profile/`, one file a device; a killed run continues from
 it. The folder is not needed once the predictor is written.
 """
 
@@ -13,26 +13,36 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..files import Record, digest, exclusive, to_json
+from ..errors import ConfigError, DeviceError, PredictorError
+from ..files import Record, digest, exclusive, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace
+from .devices.device import Device
 from .features import FloatArray
-from .fit import fit_calibration, fit_regressor
-from .graph import subnet_model
+from .fit import cross_validated_us, fit_calibration, fit_regressor
 from .journal import Journal
 from .kernel_graph import copies_of
-from .lowering import RuntimeKernel
-from .machine import Machine
+from .lowering import Lowering, RuntimeKernel
 from .measure import Job, Noise, idle_job, kernel_job, kernel_key, measure_all
-from .predictor import Calibration, LatencyPredictor, load_predictor
-from .regressor import Regressor
-from .report import error_statistics, kendall_tau
-from .sampling import Network, calibration_networks, held_out_networks, sample_kernels
-from .session import onnxruntime_machine
+from .predictor import (
+    Calibration,
+    FittedKernel,
+    LatencyPredictor,
+    Provenance,
+    load_predictor,
+)
+from .report import error_statistics, gate_failures, network_statistics
+from .sampling import (
+    KernelPool,
+    Network,
+    calibration_networks,
+    held_out_networks,
+    kernel_pool,
+    more_kernels,
+    sample_kernels,
+)
 
 # Part of the journal's name: measurements taken in another way are not mixed with these.
-_METHOD = 1
-_HELD_OUT_SHARE = 0.2
+_METHOD = 2
 # No calibration yet: the sum of the kernels as they are.
 _RAW = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
@@ -43,7 +53,8 @@ class ProfileOptions(Record, frozen=True):
     Attributes
     ----------
     seed : of everything drawn
-    kernels_per_type : configurations measured of each kernel type
+    kernels_per_type : configurations measured of each kernel type at first
+    more_kernels : configurations measured then, mostly of types that are predicted badly
     rounds : visits in quiet moments to each model, spread over the session
     repeats : runs in a visit
     calibration_networks : subnets measured whole to fit the calibration
@@ -51,16 +62,18 @@ class ProfileOptions(Record, frozen=True):
     """
 
     seed: int = 0
-    kernels_per_type: int = 300
-    rounds: int = 6
+    kernels_per_type: int = 100
+    more_kernels: int = 700
+    rounds: int = 5
     repeats: int = 20
-    calibration_networks: int = 20
-    validation_networks: int = 20
+    calibration_networks: int = 36
+    validation_networks: int = 60
 
     def __post_init__(self) -> None:
         least = {
             "seed": 0,
             "kernels_per_type": 8,
+            "more_kernels": 0,
             "rounds": 1,
             "repeats": 1,
             "calibration_networks": 4,
@@ -73,63 +86,32 @@ class ProfileOptions(Record, frozen=True):
                 )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    kernels: list[RuntimeKernel]
-    calibration: list[Network]
-    validation: list[Network]
-
-    @classmethod
-    def of(cls, hyperspace: Hyperspace, options: ProfileOptions) -> _Plan:
-        streams = np.random.default_rng(options.seed).spawn(3)
-        calibration = calibration_networks(hyperspace, streams[1], options.calibration_networks)
-        validation = held_out_networks(
-            hyperspace, streams[2], options.validation_networks, calibration
-        )
-        kernels = sample_kernels(hyperspace, streams[0], options.kernels_per_type)
-        return cls(kernels, calibration, validation)
-
-    def jobs(self) -> list[Job]:
-        """All models, each once."""
-        jobs = [idle_job(copies) for copies in sorted({copies_of(k) for k in self.kernels})]
-        jobs += [kernel_job(k, copies_of(k)) for k in self.kernels]
-        jobs += [_network_job(n) for n in (*self.calibration, *self.validation)]
-        return list({job.key: job for job in jobs}.values())
-
-    def kernel_us(self, least_us: dict[str, float]) -> FloatArray:
-        """Microseconds of each kernel: its copies' time less the idle call's, per copy."""
-        pairs = [(k, copies_of(k)) for k in self.kernels]
-        us = [(least_us[kernel_key(k, n)] - least_us[f"idle{n}"]) / n for k, n in pairs]
-        # The smallest kernels may drown in the call's cost; a hundredth of a microsecond is free.
-        return np.maximum(us, 0.01)
-
-
-def _network_job(n: Network) -> Job:
-    def build() -> Any:
-        return subnet_model(n.blocks, n.code.resolution, np.random.default_rng(0))
-
-    return Job(n.key, build, optimize=True, keep=True)
-
-
 def profile_device(
+    device: Device,
     hyperspace: Hyperspace,
     output: Path,
     options: ProfileOptions | None = None,
+    force: bool = False,
     progress: bool = True,
 ) -> LatencyPredictor:
-    """Measure this machine's ONNX Runtime INT8 on a hyperspace and write a predictor folder.
+    """Measure a device on a hyperspace and write a predictor folder.
 
     Parameters
     ----------
+    device : what runs and times the kernels
     hyperspace : its kernels and subnets are measured
     output : the predictor folder; its name becomes the predictor's
-    options : how thoroughly; the default takes 1 to 3 minutes
+    options : how thoroughly
+    force : write a predictor that fails its accuracy gate too, marked as such
     progress : show a progress bar
 
     Raises
     ------
     DeviceError
         The machine is too noisy to measure (with figures), or the runtime refuses a model.
+    PredictorError
+        The predictor fails its gate; the message says where. Its report is kept beside the
+        measurements, and a predictor that was there before stays.
     LockedError
         Another process is profiling into the same folder.
     FileAccessError
@@ -137,68 +119,185 @@ def profile_device(
     """
     options = options or ProfileOptions()
     output = Path(output)
-    machine = onnxruntime_machine()
-    journal_name = f"{digest(str(_METHOD), to_json(machine))}.jsonl"
     with exclusive(output / ".profile" / "measurements"):
-        plan = _Plan.of(hyperspace, options)
-        journal = Journal(output / ".profile" / journal_name)
-        noise = measure_all(
-            plan.jobs(), journal, options.rounds, options.repeats, options.seed, progress
-        )
-        _fit(hyperspace, output, machine, plan, noise, options.seed).save(output)
+        run = _ProfileRun(device, hyperspace, output, options, progress)
+        predictor = run.predictor()
+        failures = predictor.provenance.failures
+        if failures and not force:
+            path = output / ".profile" / "failed_report.json"
+            write_atomically(path, to_json(predictor.report))
+            raise PredictorError(
+                f"{output}: the predictor fails its accuracy gate: {'; '.join(failures)}. Its "
+                f"report is {path}. Run again with more rounds or kernels, on a quieter machine, "
+                "or with --force to keep it as it is; what was measured is kept"
+            )
+        predictor.save(output)
     return load_predictor(output)
 
 
-def _fit(
-    hyperspace: Hyperspace, output: Path, machine: Machine, plan: _Plan, noise: Noise, seed: int
-) -> LatencyPredictor:
-    """Everything after measuring; the same measurements give the same predictor."""
-    least_us = noise.least_us()
-    regressors, kernel_report = _fit_kernels(plan.kernels, plan.kernel_us(least_us), seed)
+@dataclass(frozen=True)
+class _ProfileRun:
+    device: Device
+    hyperspace: Hyperspace
+    output: Path
+    options: ProfileOptions
+    progress: bool
 
-    def predictor(calibration: Calibration, report: dict[str, Any]) -> LatencyPredictor:
-        covered = {hyperspace.name: hyperspace.fingerprint}
-        name = output.resolve().name
-        return LatencyPredictor(name, output, machine, covered, calibration, regressors, report)
+    def predictor(self) -> LatencyPredictor:
+        """Measure what is missing and fit; the same measurements give the same predictor."""
+        options, lowering = self.options, self.device.lowering()
+        machine = self.device.machine()
+        name = digest(str(_METHOD), self.device.name, to_json(machine), to_json(lowering))
+        self._refuse_mixing(name)
+        journal = Journal(self.output / ".profile" / f"{name}.jsonl")
+        streams = np.random.default_rng(options.seed).spawn(4)
+        pool = kernel_pool(self.hyperspace, lowering, streams[0])
+        calibration = calibration_networks(
+            self.hyperspace, streams[1], options.calibration_networks
+        )
+        validation = held_out_networks(
+            self.hyperspace, streams[2], options.validation_networks, calibration
+        )
+        networks = [self._network_job(n) for n in (*calibration, *validation)]
+        kernels = sample_kernels(pool, streams[3], options.kernels_per_type)
+        # Networks are visited in both halves, so that their visits are as far apart as can be.
+        half = -(-options.rounds // 2)
+        self._measure(networks, journal, half)
+        noise = self._measure(self._kernel_jobs(kernels), journal, options.rounds)
+        kernels += self._more(name, pool, kernels, noise, streams[3])
+        jobs = list({j.key: j for j in (*self._kernel_jobs(kernels), *networks)}.values())
+        noise = self._measure(jobs, journal, options.rounds)
+        return self._fit(lowering, kernels, calibration, validation, noise)
 
-    sums = predictor(_RAW, {}).chain_sums([n.kernels for n in plan.calibration])
-    measured_us = np.array([least_us[n.key] for n in plan.calibration])
-    calibrated = predictor(fit_calibration(sums, measured_us), {})
-    report = {
-        "kernels": kernel_report,
-        "networks": _network_report(calibrated, plan.validation, least_us),
-        "calibration_networks": _network_report(calibrated, plan.calibration, least_us),
-        "noise": noise.report(),
-        "kernels_measured": len(plan.kernels),
-        "seconds": round(sum(s.seconds for group in noise.slots.values() for s in group), 3),
-    }
-    return predictor(calibrated.calibration, report)
+    def _refuse_mixing(self, name: str) -> None:
+        """Leave a note of what is measured here; raise if there is another one."""
+        folder, machine = self.output / ".profile", self.device.machine()
+        for path in sorted(folder.glob("*.machine.json")):
+            if path.name != f"{name}.machine.json":
+                before = read_json(path, dict)
+                raise DeviceError(
+                    f"{folder} holds measurements of {before['device']}, {before['runtime']} on "
+                    f"{before['cpu']}; this is {self.device.name}, {machine.runtime} on "
+                    f"{machine.cpu}, or other options of it. They are not mixed: delete that "
+                    "folder, or name another output"
+                )
+        about = {"device": self.device.name, "runtime": machine.runtime, "cpu": machine.cpu}
+        write_atomically(folder / f"{name}.machine.json", to_json(about))
+
+    def _measure(self, jobs: Sequence[Job], journal: Journal, rounds: int) -> Noise:
+        options = self.options
+        return measure_all(
+            self.device, jobs, journal, rounds, options.repeats, options.seed, self.progress
+        )
+
+    def _network_job(self, n: Network) -> Job:
+        return Job(n.key, lambda: self.device.network(n.blocks, n.code.resolution), keep=True)
+
+    def _kernel_jobs(self, kernels: Sequence[RuntimeKernel]) -> list[Job]:
+        """Kernels, what must be subtracted from them, and the cost of calls; each once."""
+        jobs = {}
+        for kernel in kernels:
+            copies = copies_of(kernel)
+            for part in (kernel, self.device.contained(kernel)):
+                if part is not None:
+                    job = kernel_job(self.device, part, copies)
+                    jobs[job.key] = job
+            idle = idle_job(self.device, copies)
+            jobs[idle.key] = idle
+        return list(jobs.values())
+
+    def _more(
+        self,
+        name: str,
+        pool: KernelPool,
+        kernels: list[RuntimeKernel],
+        noise: Noise,
+        rng: np.random.Generator,
+    ) -> list[RuntimeKernel]:
+        """Kernels to measure on top, more where the first ones are predicted badly."""
+        # Kept, for a continued run has measured more, and would choose others.
+        path = self.output / ".profile" / f"{name}.{self._plan_name(kernels)}.json"
+        if path.exists():
+            return [RuntimeKernel(*fields) for fields in read_json(path, list)]
+        us = self._kernel_us(kernels, noise)
+        predicted = cross_validated_us(kernels, us, self.options.seed)
+        chosen = more_kernels(
+            pool, kernels, np.abs(np.log(predicted / us)), rng, self.options.more_kernels
+        )
+        write_atomically(path, to_json([_fields(k) for k in chosen]))
+        return chosen
+
+    def _plan_name(self, kernels: Sequence[RuntimeKernel]) -> str:
+        return digest(to_json(self.options), *(k.key for k in kernels))
+
+    def _kernel_us(self, kernels: Sequence[RuntimeKernel], noise: Noise) -> FloatArray:
+        """Microseconds of each kernel: its copies' time less what is not the kernel's, per copy."""
+        least, us = noise.least_us(), []
+        for kernel in kernels:
+            copies = copies_of(kernel)
+            within = self.device.contained(kernel)
+            rest = f"idle{copies}" if within is None else kernel_key(within, copies)
+            us.append((least[kernel_key(kernel, copies)] - least[rest]) / copies)
+        # The smallest kernels may drown in the call's cost; a hundredth of a microsecond is free.
+        return np.maximum(us, 0.01)
+
+    def _fit(
+        self,
+        lowering: Lowering,
+        kernels: list[RuntimeKernel],
+        calibration: list[Network],
+        validation: list[Network],
+        noise: Noise,
+    ) -> LatencyPredictor:
+        us, seed, least_us = self._kernel_us(kernels, noise), self.options.seed, noise.least_us()
+        fitted, kernel_report = {}, {}
+        held_out = cross_validated_us(kernels, us, seed)
+        for kind in sorted({k.type for k in kernels}):
+            rows = [i for i, k in enumerate(kernels) if k.type == kind]
+            mine = [kernels[i] for i in rows]
+            fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, us[rows], seed), mine)
+            kernel_report[kind] = error_statistics(held_out[rows], us[rows])
+
+        def predictor(by: Calibration, report: dict[str, Any]) -> LatencyPredictor:
+            failures = gate_failures(report) if report else ()
+            where = self._provenance(failures)
+            return LatencyPredictor(where, lowering, by, fitted, report, self.output)
+
+        def measured_us(networks: Sequence[Network]) -> FloatArray:
+            return np.array([least_us[n.key] for n in networks])
+
+        sums = predictor(_RAW, {}).chain_sums([n.placed for n in calibration])
+        by = fit_calibration(sums, measured_us(calibration))
+        calibrated = predictor(by, {})
+        reports, pairs = {}, {}
+        for name, networks in (("networks", validation), ("calibration_networks", calibration)):
+            predicted = calibrated.network_ms([n.placed for n in networks])
+            measured = measured_us(networks) / 1e3
+            reports[name] = network_statistics(predicted, measured)
+            pairs[name] = np.stack([predicted, measured], axis=1).round(6).tolist()
+        report = {
+            "kernels": kernel_report,
+            **reports,
+            "noise": noise.report(),
+            "kernels_measured": len(kernels),
+            "seconds": round(noise.seconds, 3),
+            "options": self.options,
+            "predicted_and_measured_ms": pairs,
+            "measured_us": dict(zip((k.key for k in kernels), us.round(3).tolist(), strict=True)),
+        }
+        return predictor(by, report)
+
+    def _provenance(self, failures: tuple[str, ...]) -> Provenance:
+        return Provenance(
+            name=self.output.resolve().name,
+            device=self.device.name,
+            precision=self.device.precision,
+            machine=self.device.machine(),
+            hyperspaces={self.hyperspace.name: self.hyperspace.fingerprint},
+            failures=failures,
+        )
 
 
-def _fit_kernels(
-    kernels: Sequence[RuntimeKernel], us: FloatArray, seed: int
-) -> tuple[dict[str, Regressor], dict[str, dict[str, float | int]]]:
-    """Regressors fitted to all kernels, and errors on a fifth when fitted to the rest."""
-    regressors, report = {}, {}
-    for kind in sorted({k.type for k in kernels}):
-        mine = np.array([i for i, k in enumerate(kernels) if k.type == kind])
-        order = np.random.default_rng([seed, len(mine)]).permutation(mine)
-        held, rest = np.split(order, [int(len(mine) * _HELD_OUT_SHARE)])
-        probe = fit_regressor(kind, [kernels[i] for i in rest], us[rest], seed)
-        report[kind] = error_statistics(probe.predict_us([kernels[i] for i in held]), us[held])
-        regressors[kind] = fit_regressor(kind, [kernels[i] for i in mine], us[mine], seed)
-    return regressors, report
-
-
-def _network_report(
-    predictor: LatencyPredictor, networks: Sequence[Network], least_us: dict[str, float]
-) -> dict[str, float | int]:
-    measured = np.array([least_us[n.key] for n in networks])
-    predicted = 1e3 * predictor.network_ms([n.kernels for n in networks])
-    report = error_statistics(predicted, measured)
-    if len(networks) > 1:
-        report["kendall_tau"] = kendall_tau(predicted, measured)
-    return report | {
-        "least_ms": float(measured.min()) / 1e3,
-        "most_ms": float(measured.max()) / 1e3,
-    }
+def _fields(k: RuntimeKernel) -> list[Any]:
+    numbers = (k.hw, k.cin, k.cout, k.kernel_size, k.stride, k.squeezed)
+    return [k.type, *numbers, k.activation, k.expand]

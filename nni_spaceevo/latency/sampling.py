@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..files import digest
 from ..hyperspace import (
     BlockChoice,
     BlockConfig,
+    Chain,
+    ElasticStage,
     Hyperspace,
     Kernel,
+    PlacedBlock,
     SpaceCode,
     Stage,
     SubnetCode,
     block_kernels,
     chain_kernels,
     mflops,
+    place,
 )
-from .lowering import RuntimeKernel, lower
+from .lowering import Lowering, RuntimeKernel
 
 # Random subnets drawn to collect kernels from: enough that rare combinations turn up.
 _SUBNETS_DRAWN = 400
+# How strongly held-out networks lean to small or large, one after the other.
+_TILTS = (0, -1, 1, -3, 3, -6, 6)
+# Sub-stages of one stage are compared at one size of their input.
+_TYPICAL_HW = 14
 # A kernel type with fewer configurations than this gets neighbours of other widths, else a base of
 # several terms could not be told apart.
 _FEWEST = 24
@@ -37,6 +47,11 @@ class Network:
     space: SpaceCode
     code: SubnetCode
     blocks: tuple[BlockConfig, ...]
+
+    @property
+    def placed(self) -> tuple[PlacedBlock, ...]:
+        """Its blocks with the sizes of their inputs."""
+        return place(self.blocks, self.code.resolution)
 
     @property
     def kernels(self) -> tuple[Kernel, ...]:
@@ -55,30 +70,111 @@ def network(hyperspace: Hyperspace, space: SpaceCode, code: SubnetCode) -> Netwo
     return Network(space, code, tuple(b for _, blocks in stages for b in blocks))
 
 
-def sample_kernels(
-    hyperspace: Hyperspace, rng: np.random.Generator, per_type: int
-) -> list[RuntimeKernel]:
-    """Runtime kernels of the hyperspace, sorted: about `per_type` of each type.
+@dataclass(frozen=True)
+class KernelPool:
+    """Runtime kernels of a hyperspace on a device, by type, each list sorted.
 
-    All kernels of fixed stages (stem and head, at all resolutions) come first; those of random
-    subnets of random spaces fill up.
+    Attributes
+    ----------
+    fixed : those of stem and head at all resolutions, which every network has
+    others : those of random subnets of random spaces
     """
-    fixed = set(_lowered(_fixed_kernels(hyperspace)))
-    found = set(_lowered(_random_kernels(hyperspace, rng)))
+
+    fixed: dict[str, list[RuntimeKernel]]
+    others: dict[str, list[RuntimeKernel]]
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Kernel types, sorted."""
+        return tuple(sorted(self.fixed.keys() | self.others.keys()))
+
+
+def kernel_pool(hyperspace: Hyperspace, lowering: Lowering, rng: np.random.Generator) -> KernelPool:
+    """Collect the runtime kernels that networks of a hyperspace consist of."""
+    fixed = _lowered(_fixed_kernels(hyperspace), lowering)
+    others = _lowered(_random_kernels(hyperspace, rng), lowering) - fixed
+    return KernelPool(_by_type(fixed), _by_type(others))
+
+
+def sample_kernels(
+    pool: KernelPool, rng: np.random.Generator, per_type: int
+) -> list[RuntimeKernel]:
+    """About `per_type` runtime kernels of each type, those of stem and head first, sorted."""
     chosen: list[RuntimeKernel] = []
-    for kind in sorted({k.type for k in fixed | found}):
-        certain = _some([k for k in fixed if k.type == kind], per_type, rng)
-        rest = [k for k in found - fixed if k.type == kind]
-        kernels = {*certain, *_some(rest, per_type - len(certain), rng)}
-        if len(kernels) < min(_FEWEST, per_type):
-            kernels |= set(_some(_neighbours(kernels), _FEWEST - len(kernels), rng))
+    for kind in pool.types:
+        certain = _some(pool.fixed.get(kind, []), per_type, rng)
+        rest = _some(pool.others.get(kind, []), per_type - len(certain), rng)
+        kernels = {*certain, *rest}
+        fewest = min(_FEWEST, per_type)
+        if len(kernels) < fewest:
+            kernels |= set(_some(_neighbours(kernels), fewest - len(kernels), rng))
         chosen += sorted(kernels)
     return chosen
 
 
-def _lowered(kernels: Iterable[Kernel]) -> Iterator[RuntimeKernel]:
-    for kernel in set(kernels):
-        yield from lower(kernel)
+def more_kernels(
+    pool: KernelPool,
+    known: Sequence[RuntimeKernel],
+    errors: NDArray[np.float64],
+    rng: np.random.Generator,
+    count: int,
+) -> list[RuntimeKernel]:
+    """Up to `count` further kernels, sorted: more of the types with large held-out errors.
+
+    Parameters
+    ----------
+    pool : where to draw from
+    known : kernels measured so far
+    errors : their held-out errors, as absolute logarithms, shape (n,)
+    rng : source of the choice
+    count : how many in all; half of each type's share are the nearest to its worst predictions
+    """
+    chosen: list[RuntimeKernel] = []
+    typical = {
+        kind: float(np.mean([e for k, e in zip(known, errors, strict=True) if k.type == kind]))
+        for kind in pool.types
+    }
+    left = {k: v for k in pool.types if (v := set(pool.others.get(k, [])) - set(known))}
+    total = sum(typical[kind] for kind in left)
+    for kind in left:
+        share = round(count * typical[kind] / max(total, 1e-9))
+        worst = sorted(
+            (k for k in zip(errors, known, strict=True) if k[1].type == kind), reverse=True
+        )
+        near = _nearest([k for _, k in worst], left[kind], share // 2)
+        rest = _some(left[kind] - set(near), share - len(near), rng)
+        chosen += [*near, *rest]
+    return sorted(chosen)
+
+
+def _nearest(
+    targets: Sequence[RuntimeKernel], candidates: Iterable[RuntimeKernel], count: int
+) -> list[RuntimeKernel]:
+    """For one target after the other the candidate that is most alike; all distinct."""
+    left, found = sorted(candidates), []
+    places = np.array([_place(k) for k in left]).reshape(len(left), -1)
+    for target in targets[: min(count, len(left))]:
+        distance = np.abs(places - _place(target)).sum(axis=1)
+        nearest = int(np.argmin(distance))
+        found.append(left[nearest])
+        places[nearest] = np.inf
+    return found
+
+
+def _place(kernel: RuntimeKernel) -> NDArray[np.float64]:
+    sizes = (kernel.hw, kernel.cin, kernel.cout, kernel.kernel_size, kernel.stride)
+    return np.log([*sizes, kernel.squeezed + 1])
+
+
+def _by_type(kernels: Iterable[RuntimeKernel]) -> dict[str, list[RuntimeKernel]]:
+    found: dict[str, list[RuntimeKernel]] = {}
+    for kernel in sorted(kernels):
+        found.setdefault(kernel.type, []).append(kernel)
+    return found
+
+
+def _lowered(kernels: Iterable[Kernel], lowering: Lowering) -> set[RuntimeKernel]:
+    return {part for kernel in set(kernels) for part in lowering.lower(kernel)}
 
 
 def _some(
@@ -148,14 +244,21 @@ def _neighbours(kernels: Iterable[RuntimeKernel]) -> list[RuntimeKernel]:
 def calibration_networks(
     hyperspace: Hyperspace, rng: np.random.Generator, count: int
 ) -> list[Network]:
-    """`count` subnets spread evenly from the smallest to the largest by multiply-accumulates."""
-    pool = [_random_network(hyperspace, rng) for _ in range(10 * count)]
+    """`count` subnets over the whole range of sizes: some of the very smallest and largest.
+
+    A quarter are the ends of uniform spaces, evenly over their sizes; the rest is random, see
+    `random_network`.
+    """
+    ends = []
     for space in hyperspace.uniform_spaces():
-        pool.append(network(hyperspace, space, hyperspace.smallest_subnet(space)))
-        pool.append(network(hyperspace, space, hyperspace.largest_subnet(space)))
-    pool.sort(key=lambda n: (mflops(n.kernels), n.key))
-    places = np.linspace(0, len(pool) - 1, count).round().astype(int)
-    return [pool[i] for i in places]
+        ends.append(network(hyperspace, space, hyperspace.smallest_subnet(space)))
+        ends.append(network(hyperspace, space, hyperspace.largest_subnet(space)))
+    ends.sort(key=lambda n: (mflops(n.kernels), n.key))
+    places = np.linspace(0, len(ends) - 1, -(-count // 4)).round().astype(int)
+    found = {ends[i].key: ends[i] for i in places}
+    return list(found.values()) + held_out_networks(
+        hyperspace, rng, count - len(found), list(found.values())
+    )
 
 
 def held_out_networks(
@@ -164,14 +267,14 @@ def held_out_networks(
     count: int,
     known: Sequence[Network],
 ) -> list[Network]:
-    """`count` random subnets, each of its own new space.
+    """`count` random subnets of all sizes, each of its own new space.
 
     A hyperspace with too few spaces for that gives new subnets of spaces already met.
     """
     spaces, keys = {n.space for n in known}, {n.key for n in known}
     chosen: list[Network] = []
     for attempt in range(100 * count):
-        candidate = _random_network(hyperspace, rng)
+        candidate = random_network(hyperspace, rng, _TILTS[len(chosen) % len(_TILTS)])
         new_space = candidate.space not in spaces or attempt >= 50 * count
         if new_space and candidate.key not in keys:
             spaces.add(candidate.space)
@@ -182,6 +285,26 @@ def held_out_networks(
     return chosen
 
 
-def _random_network(hyperspace: Hyperspace, rng: np.random.Generator) -> Network:
+def random_network(hyperspace: Hyperspace, rng: np.random.Generator, tilt: int = 0) -> Network:
+    """A random subnet of a random space.
+
+    Parameters
+    ----------
+    hyperspace, rng : where to draw from, and with what
+    tilt : 0 draws each sub-stage once. Uniform subnets crowd in the middle of the sizes, so
+        -n takes the smallest of n + 1 draws in every stage, and n the largest
+    """
     space = hyperspace.random_space(rng)
-    return network(hyperspace, space, hyperspace.random_subnet(space, rng))
+    draws = [hyperspace.random_subnet(space, rng) for _ in range(abs(tilt) + 1)]
+    pick = min if tilt < 0 else max
+    stages = hyperspace.elastic_stages(space)
+    chains = tuple(
+        pick((draw.stages[i] for draw in draws), key=partial(_size, stage))
+        for i, stage in enumerate(stages)
+    )
+    resolution = pick(draw.resolution for draw in draws)
+    return network(hyperspace, space, SubnetCode(chains, resolution))
+
+
+def _size(stage: ElasticStage, chain: Chain) -> float:
+    return mflops(chain_kernels(stage.blocks(chain[0].width, chain), _TYPICAL_HW))

@@ -28,11 +28,12 @@ from ..hyperspace import (
     Chain,
     ElasticStage,
     Hyperspace,
-    Kernel,
+    PlacedBlock,
     SpaceCode,
     chain_kernels,
     mflops,
     mparams,
+    place,
 )
 
 SCHEMA = 1
@@ -62,8 +63,8 @@ class LatencyModel(Protocol):
     fingerprint: str
     network_overhead_ms: float
 
-    def chain_ms(self, chains: Sequence[Sequence[Kernel]]) -> np.ndarray:
-        """Latency of each list of kernels, without the per-network constant."""
+    def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
+        """Latency of each list of blocks, without the per-network constant."""
         ...
 
 
@@ -178,12 +179,10 @@ class QuantizedLUT:
         Stem and head are those of the smallest subnet, as the paper's code does; their latency and
         the network's constant go to `header.other_ms`.
         """
-        chains = [
-            chain_kernels(*_blocks_of(self.hyperspace, self.row(i))) for i in range(len(self))
-        ]
+        chains = [place(*_blocks_of(self.hyperspace, self.row(i))) for i in range(len(self))]
         other = {}
         for resolution in self.hyperspace.distill_resolutions:
-            stem_and_head = _other_kernels(self.hyperspace, resolution)
+            stem_and_head = _other_blocks(self.hyperspace, resolution)
             other[str(resolution)] = (
                 float(device.chain_ms([stem_and_head])[0]) + device.network_overhead_ms
             )
@@ -363,15 +362,12 @@ def _blocks_of(hyperspace: Hyperspace, row: Row) -> tuple[tuple[BlockConfig, ...
     return elastic.blocks(row.cin, row.chain), hyperspace.input_hw(stage, row.resolution)
 
 
-def _other_kernels(hyperspace: Hyperspace, resolution: int) -> list[Kernel]:
-    """Kernels of stem and head in the smallest subnet of the first space."""
+def _other_blocks(hyperspace: Hyperspace, resolution: int) -> list[PlacedBlock]:
+    """Blocks of stem and head in the smallest subnet of the first space."""
     zeros = (0,) * len(hyperspace.searchable)
     space = SpaceCode(hyperspace.name, zeros, zeros)
     searched = {s.name for s in hyperspace.searchable}
-    kernels: list[Kernel] = []
-    for name, blocks in hyperspace.subnet_blocks(space, hyperspace.smallest_subnet(space)):
-        if name not in searched:
-            kernels += chain_kernels(
-                blocks, hyperspace.input_hw(hyperspace.stage(name), resolution)
-            )
-    return kernels
+    stages = hyperspace.subnet_blocks(space, hyperspace.smallest_subnet(space))
+    owners = [name for name, blocks in stages for _ in blocks]
+    placed = place((block for _, blocks in stages for block in blocks), resolution)
+    return [block for name, block in zip(owners, placed, strict=True) if name not in searched]

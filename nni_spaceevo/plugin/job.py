@@ -55,7 +55,8 @@ class JobConfig(Record, frozen=True):
     dataset : name of a dataset
     teacher, distill, lut, search : the steps
     predictor : folder of a latency predictor (relative to the job file, or one that comes with the
-        package); None profiles this machine into the work folder
+        package), or of an nn-Meter predictor; None profiles this machine into the work folder
+    trust_pickle : read an nn-Meter predictor's pickles, which runs whatever code is in them
     work_dir : where results are kept, relative to the job file
     seed : of everything random
     """
@@ -68,6 +69,7 @@ class JobConfig(Record, frozen=True):
     distill: DistillConfig = DistillConfig()
     lut: LUTConfig = LUTConfig()
     predictor: str | None = None
+    trust_pickle: bool = False
     work_dir: str = "work"
     seed: int = 0
 

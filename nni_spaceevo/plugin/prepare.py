@@ -11,14 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, LUTError
-from ..files import Record, digest, exclusive, packed_folder, read_json, to_json, write_atomically
-from ..latency import LatencyPredictor, format_report, load_predictor, local_device_name
-from ..lut import QuantizedLUT
+from ..errors import ConfigError, LUTError, PredictorError
+from ..files import Record, digest, exclusive, read_json, to_json, write_atomically
+from ..latency import find_predictor, format_report, load_predictor, local_device_name
+from ..lut import LatencyModel, QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
 from .job import Job
 
@@ -98,33 +97,45 @@ def timed(job: Job, step: str) -> Iterator[None]:
 # ---- predictor ----
 
 
-def prepared_predictor(job: Job, say: Say = print) -> LatencyPredictor:
+def prepared_predictor(job: Job, say: Say = print) -> LatencyModel:
     """The job's latency predictor: the one it names, or this machine's, profiled if need be."""
     if job.config.predictor is not None:
-        return load_predictor(named_predictor(job))
+        return named_predictor(job)
     folder = job.work / "latency_predictors" / local_device_name()
     if not (folder / "device.yaml").is_file():
+        from ..latency.devices import get_device
         from ..latency.profile import ProfileOptions, profile_device
 
         say("Profiling INT8 kernels of ONNX Runtime on this machine")
-        profile_device(job.hyperspace, folder, ProfileOptions(seed=job.config.seed))
+        # A predictor that is off by more than its gate allows still orders spaces; it says so
+        # whenever it is used.
+        options = ProfileOptions(seed=job.config.seed)
+        profile_device(get_device("ort-x86-int8"), job.hyperspace, folder, options, force=True)
     predictor = load_predictor(folder)
     say(format_report(predictor.report))
     return predictor
 
 
-def named_predictor(job: Job) -> Path:
-    """Folder of the predictor that the job names: beside the job file, or in the package."""
+def named_predictor(job: Job) -> LatencyModel:
+    """The predictor that the job names: beside the job file, or in the package.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    PredictorError
+        It is damaged, or it is nn-Meter's and the job does not say that its pickles are trusted.
+    """
     name = job.config.predictor or ""
-    places = [job.path.parent / name, packed_folder("latency_predictors") / name]
-    for place in places:
-        if (place / "device.yaml").is_file():
-            return place
-    known = sorted(p.parent.name for p in places[1].parent.glob("*/device.yaml"))
-    raise ConfigError(
-        f"{job.path}: predictor {name!r}: no such folder with a device.yaml beside the job file; "
-        f"the package has: {', '.join(known) or 'none'}"
-    )
+    folder = job.path.parent / name
+    if (folder / "meta.yaml").is_file():
+        from ..latency.nn_meter import load_nn_meter
+
+        return load_nn_meter(folder, trust_pickle=job.config.trust_pickle)
+    try:
+        return load_predictor(find_predictor(name, job.path.parent))
+    except PredictorError as error:
+        raise ConfigError(f"{job.path}: {error}") from error
 
 
 # ---- teacher and stages ----

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.hyperspace import Hyperspace
-from nni_spaceevo.latency import Calibration, LatencyPredictor, Machine
+from nni_spaceevo.latency import Calibration, LatencyPredictor, Lowering, Machine, Provenance
 from nni_spaceevo.latency.fit import fit_regressor
-from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.lowering import ACTIVATED, RuntimeKernel
+from nni_spaceevo.latency.predictor import FittedKernel
 from nni_spaceevo.latency.report import error_statistics
-from nni_spaceevo.latency.sampling import sample_kernels
+from nni_spaceevo.latency.sampling import kernel_pool, sample_kernels
 
 MACHINE = Machine(
     cpu="made up",
@@ -26,6 +27,22 @@ MACHINE = Machine(
     network_options={},
     protocol="invented",
 )
+# As ONNX Runtime runs INT8 on x86.
+LOWERING = Lowering(
+    operators={
+        "conv1x1": ("QLinearConv:int8",),
+        "conv": ("QLinearConv:int8",),
+        "dwconv": ("QLinearConv:int8",),
+        "add": ("QLinearAdd:int8",),
+        "pool": ("QLinearGlobalAveragePool:int8",),
+        "linear": ("QGemm:int8",),
+        "se": ("QLinearGlobalAveragePool:int8", "HardSigmoid:float32", "QLinearMul:int8"),
+        "swish": ("QLinearSigmoid:int8", "QLinearMul:int8"),
+        "hswish": ("DequantizeLinear:convert", "HardSwish:float32", "QuantizeLinear:convert"),
+    },
+    own_kernel=dict.fromkeys(ACTIVATED, ("swish", "hswish")),
+    free=dict.fromkeys(ACTIVATED, ("relu", "relu6")),
+)
 NONE_HELD_OUT = error_statistics(np.zeros(0), np.zeros(0))
 
 
@@ -38,13 +55,14 @@ def invented_us(kernels: list[RuntimeKernel]) -> np.ndarray:
 
 def fit_invented(hyperspace: Hyperspace, folder: Path) -> LatencyPredictor:
     """A predictor of `invented_us` for all kernels of a hyperspace."""
-    kernels = sample_kernels(hyperspace, np.random.default_rng(0), 40)
-    regressors = {}
+    rng = np.random.default_rng(0)
+    kernels = sample_kernels(kernel_pool(hyperspace, LOWERING, rng), rng, 40)
+    fitted = {}
     for kind in sorted({k.type for k in kernels}):
         mine = [k for k in kernels if k.type == kind]
-        regressors[kind] = fit_regressor(kind, mine, invented_us(mine), seed=0)
+        fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, invented_us(mine), seed=0), mine)
     report = {
-        "kernels": dict.fromkeys(regressors, NONE_HELD_OUT),
+        "kernels": dict.fromkeys(fitted, NONE_HELD_OUT),
         "networks": NONE_HELD_OUT,
         "noise": {"slots": 0, "slow_slots": 0.0},
         "kernels_measured": len(kernels),
@@ -52,7 +70,8 @@ def fit_invented(hyperspace: Hyperspace, folder: Path) -> LatencyPredictor:
     }
     calibration = Calibration(scale=1.1, node_us=0.5, weight_us_per_mb=10.0, constant_us=20.0)
     covered = {hyperspace.name: hyperspace.fingerprint}
-    return LatencyPredictor(folder.name, folder, MACHINE, covered, calibration, regressors, report)
+    provenance = Provenance(folder.name, "invented", "int8", MACHINE, covered)
+    return LatencyPredictor(provenance, LOWERING, calibration, fitted, report, folder)
 
 
 @pytest.fixture(scope="session")

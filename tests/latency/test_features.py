@@ -10,7 +10,9 @@ from nni_spaceevo.latency.features import (
     base_terms,
     residual_features,
 )
-from nni_spaceevo.latency.lowering import KERNEL_TYPES, RuntimeKernel
+from nni_spaceevo.latency.lowering import ACTIVATED, ACTIVATIONS, PLAIN, RuntimeKernel
+
+KERNEL_TYPES = (*ACTIVATED, *PLAIN, *ACTIVATIONS)
 
 
 @pytest.mark.parametrize("kind", KERNEL_TYPES)
@@ -42,3 +44,9 @@ def test_depthwise_work_does_not_grow_with_the_square_of_the_width():
 
 def test_strided_output_is_rounded_up():
     assert Columns([RuntimeKernel("conv", 15, 8, 8, 3, 2)]).pixels[0] == 64
+
+
+def test_an_activation_computed_within_a_kernel_is_a_term_of_its_own():
+    columns = Columns([RuntimeKernel("conv", 4, 8, 8, 3, activation=a) for a in ("none", "hswish")])
+    terms = base_terms("conv", columns)[:, base_names("conv").index("activated")]
+    assert terms.tolist() == [0, 4 * 4 * 8 / 1e3]

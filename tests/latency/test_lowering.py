@@ -3,56 +3,102 @@ from __future__ import annotations
 import pytest
 
 from nni_spaceevo.errors import PredictorError
-from nni_spaceevo.hyperspace import Kernel
-from nni_spaceevo.latency.lowering import KERNEL_TYPES, RuntimeKernel, lower, runtime_ops
+from nni_spaceevo.hyperspace import BlockConfig, Kernel, PlacedBlock
+from nni_spaceevo.latency.lowering import Lowering, RuntimeKernel, lowering_of
+
+from .conftest import LOWERING
+
+CONV = ("Conv:int8",)
 
 
-def test_relu_costs_nothing_of_its_own():
-    plain = lower(Kernel("conv", 14, 16, 32, 3, 2))
+def test_what_is_free_costs_nothing_of_its_own():
+    plain = LOWERING.lower(Kernel("conv", 14, 16, 32, 3, 2))
     assert plain == (RuntimeKernel("conv", 14, 16, 32, 3, 2),)
     for activation in ("relu", "relu6"):
-        assert lower(Kernel("conv", 14, 16, 32, 3, 2, activation)) == plain
+        assert LOWERING.lower(Kernel("conv", 14, 16, 32, 3, 2, activation)) == plain
 
 
-@pytest.mark.parametrize("activation", ["swish", "hswish", "hsigmoid"])
+@pytest.mark.parametrize("activation", ["swish", "hswish"])
 def test_other_activations_are_kernels_at_the_output_size(activation):
-    main, after = lower(Kernel("dwconv", 15, 24, 24, 5, 2, activation))
+    main, after = LOWERING.lower(Kernel("dwconv", 15, 24, 24, 5, 2, activation))
     assert main.type == "dwconv"
     assert after == RuntimeKernel(activation, 8, 24, 24)
 
 
+def test_an_activation_computed_within_stays_part_of_the_kernel():
+    lowering = lowering_of({"conv": CONV, "conv+hswish": CONV, "conv+relu": CONV})
+    (part,) = lowering.lower(Kernel("conv", 14, 16, 32, 3, 2, "hswish"))
+    assert part == RuntimeKernel("conv", 14, 16, 32, 3, 2, activation="hswish")
+    assert part.unit == "conv+hswish"
+
+
+def test_operators_tell_free_own_and_within_apart():
+    lowering = lowering_of(
+        {
+            "conv": CONV,
+            "conv+relu": CONV,
+            "conv+relu6": (*CONV, "Clip:float32"),
+            "conv+swish": (*CONV, "Sigmoid:int8", "Mul:int8"),
+            "conv+hswish": CONV,
+            "conv+hsigmoid": ("FusedConv:float32",),
+        }
+    )
+    assert lowering.free == {"conv": ("relu",)}
+    assert lowering.own_kernel == {"conv": ("relu6", "swish")}
+    assert lowering.operators == {
+        "conv": CONV,
+        "relu6": ("Clip:float32",),
+        "swish": ("Sigmoid:int8", "Mul:int8"),
+        "conv+hswish": CONV,
+        "conv+hsigmoid": ("FusedConv:float32",),
+    }
+
+
 def test_pointwise_convolution_is_a_kernel_of_its_own():
-    assert lower(Kernel("conv", 7, 8, 16))[0].type == "conv1x1"
-    assert lower(Kernel("conv", 7, 8, 16, 3))[0].type == "conv"
+    assert LOWERING.lower(Kernel("conv", 7, 8, 16))[0].type == "conv1x1"
+    assert LOWERING.lower(Kernel("conv", 7, 8, 16, 3))[0].type == "conv"
 
 
 def test_squeeze_excite_keeps_its_inner_width():
-    assert lower(Kernel("se", 7, 32, 32, squeezed=8)) == (
+    assert LOWERING.lower(Kernel("se", 7, 32, 32, squeezed=8)) == (
         RuntimeKernel("se", 7, 32, 32, squeezed=8),
     )
 
 
 def test_unknown_operators_and_activations_are_refused_by_name():
     with pytest.raises(PredictorError, match=r"'lstm'.*known: conv, dwconv"):
-        lower(Kernel("lstm", 7, 8, 8))
-    with pytest.raises(PredictorError, match=r"'gelu' of conv.*hswish"):
-        lower(Kernel("conv", 7, 8, 8, activation="gelu"))
+        LOWERING.lower(Kernel("lstm", 7, 8, 8))
+    with pytest.raises(PredictorError, match=r"'conv\+gelu'.*hswish"):
+        LOWERING.lower(Kernel("conv", 7, 8, 8, 3, activation="gelu"))
 
 
 def test_runtime_ops_count_every_node():
     kernels = [Kernel("conv", 7, 8, 16, activation="swish"), Kernel("add", 7, 16, 16)]
-    assert runtime_ops(kernels) == {
-        "QLinearConv": 1,
-        "QLinearSigmoid": 1,
-        "QLinearMul": 1,
-        "QLinearAdd": 1,
-    }
-    nodes = sum(part.nodes for k in kernels for part in lower(k))
-    assert nodes == sum(runtime_ops(kernels).values())
+    found = LOWERING.runtime_ops(kernels)
+    assert found == {"QLinearConv": 1, "QLinearSigmoid": 1, "QLinearMul": 1, "QLinearAdd": 1}
+    nodes = sum(LOWERING.nodes(part) for k in kernels for part in LOWERING.lower(k))
+    assert nodes == sum(found.values())
+
+
+def test_float_operators_are_told():
+    assert LOWERING.in_float("hswish") == ("HardSwish:float32",)
+    assert LOWERING.in_float("swish") == ()
+
+
+def test_a_device_measured_by_blocks_lowers_to_whole_blocks():
+    block = PlacedBlock(BlockConfig("mbv2_res", 16, 24, 5, 6.0, 2, "relu6"), 28)
+    (part,) = Lowering(whole_blocks=True).lower_block(block)
+    assert (part.hw, part.cin, part.cout, part.kernel_size, part.stride) == (28, 16, 24, 5, 2)
+    assert (part.activation, part.expand) == ("relu6", 6.0)
 
 
 def test_keys_tell_all_kernels_apart():
-    base = RuntimeKernel("conv", 1, 2, 3, 4, 5, 6)
-    variants = [RuntimeKernel(kind, 1, 2, 3, 4, 5, 6) for kind in KERNEL_TYPES]
-    assert len({k.key for k in variants}) == len(KERNEL_TYPES)
-    assert base.key == "conv/1/2/3/4/5/6"
+    variants = [
+        RuntimeKernel("conv", 1, 2, 3, 4, 5, 6),
+        RuntimeKernel("dwconv", 1, 2, 3, 4, 5, 6),
+        RuntimeKernel("conv", 1, 2, 3, 4, 5, 6, "hswish"),
+        RuntimeKernel("conv", 1, 2, 3, 4, 5, 6, "hswish", 1.5),
+        RuntimeKernel("conv", 1, 2, 3, 4, 5, 7),
+    ]
+    assert len({k.key for k in variants}) == len(variants)
+    assert variants[0].key == "conv/1/2/3/4/5/6"

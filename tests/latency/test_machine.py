@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from nni_spaceevo.files import convert, plain
 from nni_spaceevo.latency import machine
-from nni_spaceevo.latency.machine import Machine, cpu_description, describe_machine
+from nni_spaceevo.latency.machine import Machine, cpu_description, describe_machine, one_core
 
 CPUINFO = (
     "processor\t: 0\nmodel name\t: Some  CPU @ 2GHz\nflags\t\t: fpu avx2 {vnni}\n\nprocessor: 1\n"
@@ -47,3 +51,13 @@ def test_the_local_device_name_tells_family_and_vnni(monkeypatch):
     assert machine.local_device_name() == "x86_ort_int8"
     monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
     assert machine.local_device_name() == "aarch64_ort_int8"
+
+
+def test_pinning_ends_with_the_block_even_on_errors():
+    allowed = os.sched_getaffinity(0)
+    priority = os.getpriority(os.PRIO_PROCESS, 0)
+    with pytest.raises(ZeroDivisionError), one_core():
+        assert len(os.sched_getaffinity(0)) == 1
+        raise ZeroDivisionError
+    assert os.sched_getaffinity(0) == allowed
+    assert os.getpriority(os.PRIO_PROCESS, 0) == priority

@@ -4,15 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nni_spaceevo.errors import PredictorError
-from nni_spaceevo.files import packed_folder
-from nni_spaceevo.hyperspace import Kernel
+from nni_spaceevo.errors import PredictorError, PredictorWarning
+from nni_spaceevo.files import packed_folder, write_atomically
+from nni_spaceevo.hyperspace import BlockConfig, PlacedBlock, mparams
 from nni_spaceevo.latency import Calibration, format_report, load_predictor
-from nni_spaceevo.latency.lowering import lower
+from nni_spaceevo.latency import predictor as predictor_module
 from nni_spaceevo.latency.sampling import network
 
 from .conftest import fit_invented
@@ -28,14 +30,14 @@ def folder(invented, tmp_path):
 def chains(digits):
     rng = np.random.default_rng(4)
     spaces = [digits.random_space(rng) for _ in range(20)]
-    return [network(digits, s, digits.random_subnet(s, rng)).kernels for s in spaces]
+    return [network(digits, s, digits.random_subnet(s, rng)).placed for s in spaces]
 
 
 def test_what_was_saved_is_read(invented, chains):
     read = load_predictor(str(invented.folder))
     assert (read.name, read.fingerprint) == ("invented", invented.fingerprint)
-    assert (read.device, read.report) == (invented.device, invented.report)
-    assert read.hyperspaces == invented.hyperspaces
+    assert read.provenance == invented.provenance
+    assert (read.lowering, read.report) == (invented.lowering, invented.report)
     assert np.array_equal(read.network_ms(chains), invented.network_ms(chains))
     assert "networks" in format_report(read.report)
 
@@ -43,10 +45,11 @@ def test_what_was_saved_is_read(invented, chains):
 def test_a_chain_is_the_calibrated_sum_of_its_kernels(invented, chains):
     expected = []
     for chain in chains:
-        parts = [part for kernel in chain for part in lower(kernel)]
+        parts = [part for block in chain for part in invented.lowering.lower_block(block)]
         us = sum(float(invented.kernels_us([part])[0]) for part in parts)
-        megabytes = sum(k.params for k in chain) / 1e6
-        expected.append((1.1 * us + 0.5 * sum(p.nodes for p in parts) + 10 * megabytes) / 1e3)
+        nodes = sum(invented.lowering.nodes(part) for part in parts)
+        megabytes = sum(mparams(block.kernels) for block in chain)
+        expected.append((1.1 * us + 0.5 * nodes + 10 * megabytes) / 1e3)
     assert invented.chain_ms(chains) == pytest.approx(expected, rel=1e-9)
     assert invented.network_ms(chains) == pytest.approx(np.array(expected) + 0.020, rel=1e-9)
     assert invented.network_overhead_ms == 0.020
@@ -73,17 +76,27 @@ def test_order_and_company_do_not_matter(invented, chains):
 
 def test_a_missing_kernel_is_an_error_that_names_it(digits, invented, tmp_path):
     poorer = fit_invented(digits, tmp_path / "poorer")
-    del poorer.regressors["se"]
+    del poorer.kernels["se"]
+    block = PlacedBlock(BlockConfig("mbv3_res", 32, 32, 3, 2.0, 1, "hswish"), 8)
     with pytest.raises(PredictorError, match=r"poorer: no regressor for kernel 'se'; it has add"):
-        poorer.chain_ms([[Kernel("se", 7, 32, 32, squeezed=8)]])
-    with pytest.raises(PredictorError, match="'hsigmoid'"):
-        invented.chain_ms([[Kernel("conv", 7, 8, 8, activation="hsigmoid")]])
+        poorer.chain_ms([[block]])
+    block = PlacedBlock(BlockConfig("conv", 8, 8, 3, activation="hsigmoid"), 8)
+    with pytest.raises(PredictorError, match=r"kernel 'conv\+hsigmoid': this device has no"):
+        invented.chain_ms([[block]])
+
+
+def test_a_kernel_outside_the_measured_range_is_priced_and_reported(digits, tmp_path):
+    predictor = fit_invented(digits, tmp_path)
+    far = PlacedBlock(BlockConfig("conv", 16, 4096, 3), 8)
+    with pytest.warns(PredictorWarning, match=r"1 conv kernels .* cout 4096 \(fitted for"):
+        assert predictor.chain_ms([[far]])[0] > 0
+    assert list(predictor.extrapolated) == ["conv/8/16/4096/3/1/0"]
 
 
 def test_fingerprints_follow_predictions(digits, invented, tmp_path):
     assert fit_invented(digits, tmp_path / "other").fingerprint == invented.fingerprint
     changed = fit_invented(digits, tmp_path / "other")
-    changed.regressors.pop("pool")
+    changed.kernels.pop("pool")
     changed.save(tmp_path / "other")
     assert load_predictor(tmp_path / "other").fingerprint != invented.fingerprint
 
@@ -92,10 +105,51 @@ def test_saving_over_a_richer_predictor_leaves_nothing_of_it(digits, tmp_path):
     folder = tmp_path / "again"
     predictor = fit_invented(digits, folder)
     predictor.save(folder)
-    del predictor.regressors["pool"]
+    del predictor.kernels["pool"]
     predictor.save(folder)
-    assert not (folder / "pool.npz").exists()
-    assert "pool" not in load_predictor(folder).regressors
+    assert not list(folder.glob("pool*.npz"))
+    assert "pool" not in load_predictor(folder).kernels
+
+
+def test_a_save_that_was_killed_leaves_the_old_predictor_or_the_new_one(
+    digits, invented, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(invented.folder, tmp_path / "killed")
+    changed = fit_invented(digits, folder)
+    changed.report["seconds"] = 1.0
+    writes = []
+
+    class KilledError(Exception):
+        pass
+
+    def write(path, content):
+        if len(writes) == allowed:
+            raise KilledError
+        writes.append(path)
+        write_atomically(path, content)
+
+    monkeypatch.setattr(predictor_module, "write_atomically", write)
+    found = []
+    for allowed in range(len(changed.kernels) + 2):  # noqa: B007 - read by `write`
+        writes.clear()
+        with pytest.raises(KilledError):
+            changed.save(folder)
+        found.append(load_predictor(folder).report["seconds"])
+    assert set(found) == {0.0}
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KilledError))
+    allowed = 100
+    writes.clear()
+    with pytest.raises(KilledError):
+        changed.save(folder)
+    assert load_predictor(folder).report["seconds"] == 1.0
+
+
+def test_a_predictor_that_failed_its_gate_says_so(digits, tmp_path):
+    predictor = fit_invented(digits, tmp_path)
+    predictor.provenance = replace(predictor.provenance, failures=("bias +9.0 %",))
+    predictor.save(tmp_path)
+    with pytest.warns(PredictorWarning, match=r"did not pass its accuracy gate: bias \+9"):
+        load_predictor(tmp_path)
 
 
 # ---- damage ---------------------------------------------------------------------------------
@@ -106,38 +160,45 @@ def test_a_missing_folder_is_named(tmp_path):
         load_predictor(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("name", ["device.yaml", "conv.npz", "report.json"])
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(PredictorError, match=name):
+def only(folder: Path, pattern: str) -> Path:
+    (path,) = folder.glob(pattern)
+    return path
+
+
+@pytest.mark.parametrize("pattern", ["device.yaml", "conv-*.npz", "report.json"])
+def test_a_missing_file_is_named(folder, pattern):
+    path = only(folder, pattern)
+    path.unlink()
+    with pytest.raises(PredictorError, match=path.name):
         load_predictor(folder)
 
 
-@pytest.mark.parametrize("name", ["conv.npz", "report.json"])
+@pytest.mark.parametrize("pattern", ["conv-*.npz", "report.json"])
 @pytest.mark.parametrize("keep", [0, 40])
-def test_a_truncated_file_is_named(folder, name, keep):
-    path = folder / name
+def test_a_truncated_file_is_named(folder, pattern, keep):
+    path = only(folder, pattern)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(PredictorError, match=rf"{name}: content does not match its hash"):
+    with pytest.raises(PredictorError, match=rf"{path.name}: content does not match its hash"):
         load_predictor(folder)
 
 
 def test_a_regressor_of_another_predictor_is_refused(folder):
-    shutil.copy(folder / "conv.npz", folder / "conv1x1.npz")
-    with pytest.raises(PredictorError, match=r"conv1x1\.npz: content does not match"):
+    target = only(folder, "conv1x1-*.npz")
+    shutil.copy(only(folder, "conv-*.npz"), target)
+    with pytest.raises(PredictorError, match=rf"{target.name}: content does not match"):
         load_predictor(folder)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("schema: 1", "schema: 99", "schema 99; this version reads 1"),
+        ("schema: 2", "schema: 99", "schema 99; this version reads 2"),
         ("scale: 1.1", "scale: .nan", "expected finite numbers"),
         ("scale: 1.1", "scale: -1.1", "none negative"),
         ("scale: 1.1", "scale: fast", r"Expected `float`, got `str` - at `\$.calibration.scale`"),
         ("threads: 1", "treads: 1", "unknown field `treads`"),
-        ("file: conv.npz", "file: ../conv.npz", "leaves the folder"),
-        ("schema: 1", "schema: [", "not valid YAML"),
+        ("file: conv-", "file: ../conv-", "leaves the folder"),
+        ("schema: 2", "schema: [", "not valid YAML"),
     ],
 )
 def test_a_wrong_device_file_is_explained(folder, old, new, message):
@@ -172,7 +233,7 @@ hyperspace, predictor = load_hyperspace(sys.argv[1]), load_predictor(sys.argv[2]
 rng, chains = np.random.default_rng(0), []
 for _ in range(60):
     space = hyperspace.random_space(rng)
-    chains.append(network(hyperspace, space, hyperspace.random_subnet(space, rng)).kernels)
+    chains.append(network(hyperspace, space, hyperspace.random_subnet(space, rng)).placed)
 print(hashlib.sha256(predictor.chain_ms(chains).tobytes()).hexdigest())
 """
 

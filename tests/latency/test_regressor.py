@@ -15,7 +15,7 @@ KERNELS = [RuntimeKernel("conv", hw, c, 2 * c, 3) for hw in (4, 9) for c in (8, 
 
 @pytest.fixture(scope="module")
 def regressor(invented) -> Regressor:
-    return invented.regressors["conv"]
+    return invented.kernels["conv"].regressor
 
 
 def repacked(data: bytes, **changes: np.ndarray | None) -> bytes:

@@ -6,18 +6,27 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.hyperspace import Stage, load_hyperspace, mflops
-from nni_spaceevo.latency.lowering import lower
 from nni_spaceevo.latency.sampling import (
     calibration_networks,
     held_out_networks,
+    kernel_pool,
+    more_kernels,
     network,
+    random_network,
     sample_kernels,
 )
 
+from .conftest import LOWERING
+
 
 @pytest.fixture(scope="module")
-def kernels(digits):
-    return sample_kernels(digits, np.random.default_rng(0), 100)
+def pool(digits):
+    return kernel_pool(digits, LOWERING, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def kernels(pool):
+    return sample_kernels(pool, np.random.default_rng(0), 100)
 
 
 def test_kernels_are_distinct_sorted_and_about_as_many_as_asked(kernels):
@@ -36,9 +45,29 @@ def test_a_rare_kernel_type_gets_neighbours(kernels):
     assert len({k.cin for k in linear}) > 2
 
 
-def test_sampling_follows_the_generator(digits, kernels):
-    assert sample_kernels(digits, np.random.default_rng(0), 100) == kernels
-    assert sample_kernels(digits, np.random.default_rng(1), 100) != kernels
+def test_sampling_follows_the_generator(pool, kernels):
+    assert sample_kernels(pool, np.random.default_rng(0), 100) == kernels
+    assert sample_kernels(pool, np.random.default_rng(1), 100) != kernels
+
+
+def test_more_kernels_are_new_and_mostly_of_the_type_predicted_worst(pool, rng):
+    known = sample_kernels(pool, rng, 20)
+    errors = np.array([0.2 if k.type == "conv" else 0.01 for k in known])
+    found = more_kernels(pool, known, errors, rng, 60)
+    counts = Counter(k.type for k in found)
+    assert not set(found) & set(known)
+    assert len(set(found)) == len(found)
+    assert 50 <= sum(counts.values()) <= 62
+    assert counts["conv"] > 35
+
+
+def test_more_kernels_surround_the_worst_prediction(pool, rng):
+    known = sample_kernels(pool, rng, 20)
+    worst = next(k for k in known if k.type == "conv1x1")
+    errors = np.array([1.0 if k == worst else 0.0 for k in known])
+    found = more_kernels(pool, known, errors, rng, 2)
+    (near, _) = [k for k in found if k.type == "conv1x1"]
+    assert any(abs(np.log(k.hw / worst.hw)) < 1 and k.cin <= 2 * worst.cin for k in found), near
 
 
 def test_stem_and_head_are_covered_at_all_resolutions(digits, kernels, rng):
@@ -51,22 +80,29 @@ def test_stem_and_head_are_covered_at_all_resolutions(digits, kernels, rng):
 
 def test_every_kernel_type_of_a_preset_is_sampled(rng):
     hyperspace = load_hyperspace("onnxw")
-    sampled = {k.type for k in sample_kernels(hyperspace, rng, 20)}
+    sampled = {k.type for k in sample_kernels(kernel_pool(hyperspace, LOWERING, rng), rng, 20)}
     for _ in range(30):
         space = hyperspace.random_space(rng)
         found = network(hyperspace, space, hyperspace.random_subnet(space, rng))
-        assert {part.type for k in found.kernels for part in lower(k)} <= sampled
+        assert {part.type for k in found.kernels for part in LOWERING.lower(k)} <= sampled
 
 
 def test_calibration_spans_smallest_to_largest(digits, rng):
     chosen = calibration_networks(digits, rng, 12)
-    sizes = [mflops(n.kernels) for n in chosen]
-    assert len(chosen) == 12
-    assert sizes == sorted(sizes)
+    sizes = sorted(mflops(n.kernels) for n in chosen)
+    assert len(chosen) == len({n.key for n in chosen}) == 12
     drawn = (digits.random_space(rng) for _ in range(200))
     drawn_sizes = [mflops(network(digits, s, digits.random_subnet(s, rng)).kernels) for s in drawn]
     assert sizes[0] <= min(drawn_sizes)
     assert sizes[-1] >= max(drawn_sizes)
+
+
+def test_a_tilt_leads_to_small_or_large_subnets(digits, rng):
+    small, middle, large = (
+        np.median([mflops(random_network(digits, rng, tilt).kernels) for _ in range(30)])
+        for tilt in (-4, 0, 4)
+    )
+    assert small < middle < large
 
 
 def test_held_out_subnets_come_from_new_spaces(digits, rng):

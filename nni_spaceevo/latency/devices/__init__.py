@@ -1,0 +1,96 @@
+"""Devices that can be profiled: runtimes that time kernels and whole networks.
+
+A device is found by name; `register_device` adds a user's own. Importing this imports no runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from ...errors import ConfigError, DeviceError
+from .device import Device, Timed
+from .file_device import FileDevice
+
+__all__ = ["Device", "FileDevice", "Timed", "device_names", "get_device", "register_device"]
+
+# Where each built-in device is, what to give its constructor, and what must be installed for it.
+_BUILT_IN: dict[str, tuple[str, str, tuple[str, ...], str]] = {
+    "ort-x86-int8": ("onnx_runtime", "OnnxRuntimeDevice", ("int8",), ""),
+    "ort-x86-fp32": ("onnx_runtime", "OnnxRuntimeDevice", ("float32",), ""),
+    "openvino-x86-int8": ("openvino", "OpenVinoDevice", (), "openvino"),
+    "litert-x86-int8": ("litert", "LiteRTDevice", (), "litert"),
+}
+_OWN: dict[str, Callable[[], Device]] = {}
+
+
+def device_names() -> tuple[str, ...]:
+    """Names that `get_device` takes, but for `command:…` and `adb:…`."""
+    return (*_BUILT_IN, *_OWN)
+
+
+def register_device(name: str, make: Callable[[], Device]) -> None:
+    """Add a device.
+
+    Parameters
+    ----------
+    name : how it is asked for
+    make : makes it, only when it is asked for
+
+    Raises
+    ------
+    ConfigError
+        The name is taken.
+    """
+    if name in device_names() or ":" in name:
+        raise ConfigError(f"device {name!r}: the name is taken; known: {', '.join(device_names())}")
+    _OWN[name] = make
+
+
+def get_device(name: str) -> Device:
+    """The device of a name, `command:<shell command>`, `adb:<binary>` or `module:Class`.
+
+    Raises
+    ------
+    ConfigError
+        No such device; the message lists those that there are.
+    DeviceError
+        Its runtime is not installed; the message says what to install.
+    """
+    kind, colon, rest = name.partition(":")
+    if name in _OWN:
+        return _OWN[name]()
+    if colon and kind in ("command", "adb"):
+        from . import command
+
+        return {"command": command.CommandDevice, "adb": command.AdbDevice}[kind](rest)
+    if colon:
+        return _imported(kind, rest)
+    if name not in _BUILT_IN:
+        raise ConfigError(
+            f"device {name!r}: expected one of {', '.join(device_names())}, command:…, adb:… or "
+            "<module>:<class>"
+        )
+    module, attribute, arguments, extra = _BUILT_IN[name]
+    try:
+        found = importlib.import_module(f".{module}", __name__)
+    except ModuleNotFoundError as error:
+        raise DeviceError(
+            f"device {name!r} needs {error.name}, which is not installed; "
+            f"pip install 'nni_spaceevo[{extra}]'"
+        ) from error
+    return getattr(found, attribute)(*arguments)
+
+
+def _imported(module: str, attribute: str) -> Device:
+    """An own device class by import path."""
+    try:
+        made = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"device '{module}:{attribute}': expected an importable class without arguments "
+            f"({error})"
+        ) from error
+    if not isinstance(made, Device):
+        raise ConfigError(f"device '{module}:{attribute}': {attribute} is not a subclass of Device")
+    return made

@@ -1,0 +1,273 @@
+"""ONNX Runtime on this machine's CPU: one thread, one core, inputs and outputs bound beforehand.
+
+Kernels are cut out of a small network that the installed runtime itself has optimised, and run as
+they stand: in its own layout, with its own fusions, and with its own fall-backs to float.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import helper
+
+from ...errors import DeviceError
+from ...hyperspace import BlockConfig
+from ..graph import Precision, subnet_model
+from ..kernel_graph import Context, context_model, copy_name, idle_model, replicated
+from ..lowering import FLOAT, RuntimeKernel
+from ..machine import Machine, describe_machine
+from .device import Device, Timed
+
+_OPTIMIZED = {"graph_optimization_level": "ORT_ENABLE_ALL", "intra_op_num_threads": "1"}
+_AS_IT_STANDS = {"graph_optimization_level": "ORT_DISABLE_ALL", "intra_op_num_threads": "1"}
+_PROTOCOL = (
+    "batch 1, 1 thread, pinned to one core, inputs and outputs bound; least time of all runs of "
+    "rounds spread over the session, each round after warm-up runs"
+)
+_KEPT_BYTES = 1 << 20
+_INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_MOVES = ("Transpose", "Flatten", "Reshape", "ReorderInput", "ReorderOutput")
+_COMPUTES = ("Conv", "QLinearConv", "FusedConv", "Gemm", "QGemm", "FusedGemm")
+
+
+class TimedSession:
+    """A model ready to be timed on fixed random inputs.
+
+    Parameters
+    ----------
+    model : the model; all input shapes must be static
+    optimize : run it as a network (all graph optimisations) or as it stands
+
+    Raises
+    ------
+    DeviceError
+        ONNX Runtime refuses the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, optimize: bool) -> None:
+        self._session = _session(model, optimize)
+        self._binding = self._session.io_binding()
+        rng = np.random.default_rng(0)
+        for value in self._session.get_inputs():
+            self._binding.bind_cpu_input(value.name, _random(rng, value.type, value.shape))
+        names = [value.name for value in self._session.get_outputs()]
+        for name in names:
+            self._binding.bind_output(name)
+        # Run once to learn the outputs' shapes; from then on they are written in place.
+        self._session.run_with_iobinding(self._binding)
+        for name, value in zip(names, self._binding.get_outputs(), strict=True):
+            self._binding.bind_ortvalue_output(name, value)
+
+    def least_us(self, warmup: int, runs: int) -> float:
+        """Shortest of `runs` runs after `warmup` runs, in microseconds."""
+        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
+        for _ in range(warmup):
+            run(binding)
+        least = float("inf")
+        for _ in range(runs):
+            start = clock()
+            run(binding)
+            least = min(least, clock() - start)
+        return least / 1e3
+
+
+class OnnxRuntimeDevice(Device):
+    """ONNX Runtime's CPU provider in one precision.
+
+    Parameters
+    ----------
+    precision : "int8" or "float32"
+    """
+
+    def __init__(self, precision: Precision) -> None:
+        self.precision = precision
+        self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
+        self._cuts: dict[str, onnx.ModelProto] = {}
+
+    def machine(self) -> Machine:
+        """This machine with its ONNX Runtime."""
+        runtime = f"onnxruntime {ort.__version__}"
+        return describe_machine(runtime, _AS_IT_STANDS, _OPTIMIZED, _PROTOCOL)
+
+    def kernel(self, kernel: RuntimeKernel, copies: int) -> Timed:
+        """Parallel copies of a kernel, cut out of an optimised network."""
+        key = copy_name(kernel.key, copies)
+        model = self._cuts.get(key)
+        if model is None:
+            model = self.cut(kernel, copies)
+            # Kernels are visited many times; the largest would fill the memory.
+            if model.ByteSize() < _KEPT_BYTES:
+                self._cuts[key] = model
+        return TimedSession(model, optimize=False)
+
+    def idle(self, copies: int) -> Timed:
+        """`copies` Identity nodes."""
+        return TimedSession(idle_model(copies, self.precision), optimize=False)
+
+    def network(self, blocks: Sequence[BlockConfig], resolution: int) -> Timed:
+        """A whole network with all graph optimisations."""
+        rng = np.random.default_rng(0)
+        return TimedSession(subnet_model(blocks, resolution, rng, self.precision), optimize=True)
+
+    def operators(self, kernel: RuntimeKernel) -> tuple[str, ...]:
+        """Operators of the optimised graph between the kernel's neighbours."""
+        return tuple(map(_label, _middle(self._context(kernel))))
+
+    def contained(self, kernel: RuntimeKernel) -> RuntimeKernel | None:
+        """The convolution that a sum is computed within, where the runtime fuses the two."""
+        if kernel.type != "add" or _middle(self._context(kernel)):
+            return None
+        return RuntimeKernel("conv1x1", kernel.hw, kernel.cin, kernel.cin)
+
+    def cut(self, kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
+        """Copies of a kernel as the runtime runs it between other kernels.
+
+        Raises
+        ------
+        DeviceError
+            The runtime leaves nothing of the kernel.
+        """
+        context = self._context(kernel)
+        nodes = _middle(context) or _fused_into(context)
+        if not nodes:
+            raise DeviceError(f"{self.name}: nothing is left of kernel {kernel.key} once optimised")
+        return _cut_out(context.model, nodes, copies)
+
+    def _context(self, kernel: RuntimeKernel) -> Context:
+        context = context_model(kernel, self.precision)
+        return Context(optimized(context.model), context.producers)
+
+
+def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the installed runtime has optimised it for this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        _session(model, optimize=True, save_to=path)
+        return onnx.load(path)
+
+
+def _session(
+    model: onnx.ModelProto, optimize: bool, save_to: Path | None = None
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    level = (_OPTIMIZED if optimize else _AS_IT_STANDS)["graph_optimization_level"]
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    # Warnings about unusual but intended graphs would bury the progress bar.
+    options.log_severity_level = 3
+    if save_to is not None:
+        options.optimized_model_filepath = str(save_to)
+    try:
+        return ort.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ORT's errors share no base class.
+        raise DeviceError(f"ONNX Runtime refuses {model.graph.name}: {error}") from error
+
+
+def _random(rng: np.random.Generator, kind: str, shape: list[int]) -> np.ndarray:
+    if kind == "tensor(float)":
+        return rng.normal(size=shape).astype(np.float32)
+    if kind == "tensor(uint8)":
+        return rng.integers(0, 256, shape).astype(np.uint8)
+    raise DeviceError(f"model input of type {kind}: expected tensor(float) or tensor(uint8)")
+
+
+def _label(node: onnx.NodeProto) -> str:
+    """An operator with what it computes in."""
+    name = node.op_type
+    if name.startswith(_INTEGER_OPS):
+        return f"{name}:int8"
+    if name in _CONVERSIONS:
+        return f"{name}:convert"
+    return f"{name}:{'move' if name in _MOVES else FLOAT}"
+
+
+# ---- cutting -------------------------------------------------------------------------------------
+
+
+def _middle(context: Context) -> list[onnx.NodeProto]:
+    """Nodes between the producers and the consumer of an optimised context, in order."""
+    nodes = list(context.model.graph.node)
+    computing = [node for node in nodes if node.op_type in _COMPUTES]
+    producers = computing[: context.producers]
+    before = _ancestors(nodes, producers) if producers else _entry_nodes(nodes)
+    between = _ancestors(nodes, computing[-1:]) - before - {computing[-1].output[0]}
+    return [node for node in nodes if node.output[0] in between]
+
+
+def _fused_into(context: Context) -> list[onnx.NodeProto]:
+    """The last producer, where it does the kernel's work along with its own."""
+    computing = [node for node in context.model.graph.node if node.op_type in _COMPUTES]
+    return computing[max(context.producers - 1, 0) : context.producers]
+
+
+def _ancestors(nodes: Sequence[onnx.NodeProto], roots: Sequence[onnx.NodeProto]) -> set[str]:
+    """First outputs of the roots and of all nodes that they depend on."""
+    maker = {name: node for node in nodes for name in node.output}
+    found, waiting = set(), list(roots)
+    while waiting:
+        node = waiting.pop()
+        if node.output[0] not in found:
+            found.add(node.output[0])
+            waiting += [maker[name] for name in node.input if name in maker]
+    return found
+
+
+def _entry_nodes(nodes: Sequence[onnx.NodeProto]) -> set[str]:
+    """What brings the image into the runtime's precision and layout."""
+    found = {"input"}
+    for node in nodes:
+        if node.op_type in ("QuantizeLinear", "Transpose") and node.input[0] in found:
+            found.add(node.output[0])
+    return found
+
+
+def _cut_out(model: onnx.ModelProto, nodes: list[onnx.NodeProto], copies: int) -> onnx.ModelProto:
+    """A model of copies of some of a model's nodes, fed with what they read in it."""
+    weights = {w.name: w for w in model.graph.initializer}
+    inner = {name for node in nodes for name in node.output}
+    read = [n for node in nodes for n in node.input if n and n not in inner]
+    inputs = [n for n in dict.fromkeys(read) if n not in weights]
+    result = nodes[-1].output[0]
+    infos = _tensor_infos(model, [*inputs, result])
+    result_type = infos[result].type.tensor_type.elem_type
+    graph = helper.make_graph(
+        replicated(nodes, copies),
+        "kernel",
+        [infos[name] for name in inputs],
+        [
+            helper.make_tensor_value_info(copy_name(result, i), result_type, None)
+            for i in range(copies)
+        ],
+        [weights[n] for n in dict.fromkeys(read) if n in weights],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def _tensor_infos(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, onnx.ValueInfoProto]:
+    """Types and shapes of tensors of a model, learned by running it."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {value.name for value in (*model.graph.input, *model.graph.output)}
+    for name in names:
+        if name not in known:
+            probe.graph.output.add().name = name
+    session = _session(probe, optimize=False)
+    rng = np.random.default_rng(0)
+    feed = {v.name: _random(rng, v.type, v.shape) for v in session.get_inputs()}
+    asked = [name for name in names if name not in feed]
+    values = feed | dict(zip(asked, session.run(asked, feed), strict=True))
+    return {
+        name: helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape
+        )
+        for name in names
+    }
