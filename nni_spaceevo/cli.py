@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("device-report", help="HTML page: what INT8 costs on a device")
     verb.add_argument("name", help="INT8 predictor: folder, or one of the package's")
-    verb.add_argument("--float", help="FP32 predictor to compare with; default: its sibling")
+    verb.add_argument("--fp32", help="FP32 predictor to compare with; default: its sibling")
     verb.add_argument("--output", type=Path, help="HTML file; default: NAME.html")
     verb.set_defaults(run=_device_report)
 
@@ -296,11 +296,11 @@ def _device_report(options: argparse.Namespace) -> None:
     from .latency.device_report import write_device_report
 
     int8 = load_predictor(find_predictor(options.name))
-    sibling = options.float or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))
+    sibling = options.fp32 or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))
     try:
         float32 = load_predictor(find_predictor(sibling))
     except PredictorError:
-        if options.float:
+        if options.fp32:
             raise
         float32 = None
     output = options.output or Path(f"{int8.name}.html")

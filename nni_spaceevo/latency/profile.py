@@ -31,12 +31,14 @@ from .predictor import (
     load_predictor,
 )
 from .report import error_statistics, gate_failures, network_statistics
+from .report_plot import write_accuracy_plot
 from .sampling import (
     KernelPool,
     Network,
     calibration_networks,
     held_out_networks,
     kernel_pool,
+    kernels_beside,
     more_kernels,
     sample_kernels,
 )
@@ -132,6 +134,7 @@ def profile_device(
                 "or with --force to keep it as it is; what was measured is kept"
             )
         predictor.save(output)
+        write_accuracy_plot(predictor.report, output / "report.png")
     return load_predictor(output)
 
 
@@ -150,7 +153,7 @@ class _ProfileRun:
         name = digest(str(_METHOD), self.device.name, to_json(machine), to_json(lowering))
         self._refuse_mixing(name)
         journal = Journal(self.output / ".profile" / f"{name}.jsonl")
-        streams = np.random.default_rng(options.seed).spawn(4)
+        streams = np.random.default_rng(options.seed).spawn(5)
         pool = kernel_pool(self.hyperspace, lowering, streams[0])
         calibration = calibration_networks(
             self.hyperspace, streams[1], options.calibration_networks
@@ -160,14 +163,16 @@ class _ProfileRun:
         )
         networks = [self._network_job(n) for n in (*calibration, *validation)]
         kernels = sample_kernels(pool, streams[3], options.kernels_per_type)
+        beside = kernels_beside(kernels, streams[4])
         # Networks are visited in both halves, so that their visits are as far apart as can be.
         half = -(-options.rounds // 2)
         self._measure(networks, journal, half)
         noise = self._measure(self._kernel_jobs(kernels), journal, options.rounds)
         kernels += self._more(name, pool, kernels, noise, streams[3])
-        jobs = list({j.key: j for j in (*self._kernel_jobs(kernels), *networks)}.values())
+        kernel_jobs = self._kernel_jobs([*kernels, *beside])
+        jobs = list({job.key: job for job in (*kernel_jobs, *networks)}.values())
         noise = self._measure(jobs, journal, options.rounds)
-        return self._fit(lowering, kernels, calibration, validation, noise)
+        return self._fit(lowering, kernels, beside, calibration, validation, noise)
 
     def _refuse_mixing(self, name: str) -> None:
         """Leave a note of what is measured here; raise if there is another one."""
@@ -244,11 +249,13 @@ class _ProfileRun:
     def _fit(
         self,
         lowering: Lowering,
-        kernels: list[RuntimeKernel],
+        contained: list[RuntimeKernel],
+        beside: list[RuntimeKernel],
         calibration: list[Network],
         validation: list[Network],
         noise: Noise,
     ) -> LatencyPredictor:
+        kernels = [*contained, *beside]
         us, seed, least_us = self._kernel_us(kernels, noise), self.options.seed, noise.least_us()
         fitted, kernel_report = {}, {}
         held_out = cross_validated_us(kernels, us, seed)
@@ -256,7 +263,8 @@ class _ProfileRun:
             rows = [i for i, k in enumerate(kernels) if k.type == kind]
             mine = [kernels[i] for i in rows]
             fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, us[rows], seed), mine)
-            kernel_report[kind] = error_statistics(held_out[rows], us[rows])
+            asked = [i for i in rows if i < len(contained)]
+            kernel_report[kind] = error_statistics(held_out[asked], us[asked])
 
         def predictor(by: Calibration, report: dict[str, Any]) -> LatencyPredictor:
             failures = gate_failures(report) if report else ()

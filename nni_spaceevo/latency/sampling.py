@@ -33,6 +33,8 @@ from .lowering import Lowering, RuntimeKernel
 _SUBNETS_DRAWN = 400
 # How strongly held-out networks lean to small or large, one after the other.
 _TILTS = (0, -1, 1, -3, 3, -6, 6)
+# Kernel types whose costs step with the width, and how many widths beside the sampled are tried.
+_STEPPED, _BESIDE = ("conv1x1", "conv", "dwconv"), 24
 # Sub-stages of one stage are compared at one size of their input.
 _TYPICAL_HW = 14
 # A kernel type with fewer configurations than this gets neighbours of other widths, else a base of
@@ -110,6 +112,22 @@ def sample_kernels(
             kernels |= set(_some(_neighbours(kernels), fewest - len(kernels), rng))
         chosen += sorted(kernels)
     return chosen
+
+
+def kernels_beside(
+    kernels: Sequence[RuntimeKernel], rng: np.random.Generator
+) -> list[RuntimeKernel]:
+    """Convolutions with widths just beside those of sampled ones, sorted.
+
+    A hyperspace whose widths are all multiples of 16 would not show what other widths cost, and
+    that is what explains a device.
+    """
+    known, found = set(kernels), set()
+    for kind in _STEPPED:
+        for k in _some((k for k in kernels if k.type == kind), _BESIDE, rng):
+            cout = max(8, k.cout + int(rng.choice((-8, 8))))
+            found.add(replace(k, cout=cout, cin=cout if kind == "dwconv" else k.cin))
+    return sorted(found - known)
 
 
 def more_kernels(
