@@ -10,7 +10,8 @@ import nni_spaceevo
 from nni_spaceevo import errors
 from nni_spaceevo.errors import CodeError, ConfigError, FileAccessError, LockedError, SpaceEvoError
 
-ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+ALL = [kind for kind in CLASSES if not issubclass(kind, Warning)]
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
@@ -18,6 +19,13 @@ def test_every_error_has_the_root_and_says_its_cause(kind: type[Exception]) -> N
     assert issubclass(kind, SpaceEvoError)
     assert kind.__name__.endswith("Error")
     assert kind.__dict__["__doc__"].endswith(".")
+
+
+def test_warnings_are_user_warnings_that_say_their_cause() -> None:
+    for kind in set(CLASSES) - set(ALL):
+        assert issubclass(kind, UserWarning)
+        assert kind.__name__.endswith("Warning")
+        assert kind.__dict__["__doc__"]
 
 
 def test_the_root_can_be_caught_from_the_package() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nni_spaceevo.hyperspace import BlockConfig, PlacedBlock
 from nni_spaceevo.search import QTConfig, qt_score
 from nni_spaceevo.testing import MACsLatency, synthetic_hyperspace, synthetic_lut
 
@@ -29,8 +30,6 @@ def test_a_synthetic_lut_repeats_with_its_seed():
 
 
 def test_macs_latency_counts_macs():
-    from nni_spaceevo.hyperspace import Kernel
-
-    kernel = Kernel("conv", 4, 8, 8)
-    latencies = MACsLatency(macs_per_ms=1024).chain_ms([[kernel], [kernel, kernel], []])
+    block = PlacedBlock(BlockConfig("conv", 8, 8), 4)
+    latencies = MACsLatency(macs_per_ms=1024).chain_ms([[block], [block, block], []])
     np.testing.assert_allclose(latencies, [1, 2, 0])
