@@ -133,6 +133,11 @@ def _add_predictor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     step.add_argument("--seed", type=int, default=0)
     step.set_defaults(run=_predictor_export)
 
+    step = steps.add_parser("nn-meter-onnx", help="rewrite an ONNX so that nn-Meter prices it all")
+    step.add_argument("source", type=Path, help="float ONNX as exporters write it")
+    step.add_argument("target", type=Path, help="ONNX of the same numbers to write")
+    step.set_defaults(run=_predictor_visible)
+
     step = steps.add_parser("fit-published", help="fit to the authors' published latencies")
     step.add_argument("published", type=Path, help="folder of the published data")
     step.add_argument("--device", required=True, choices=["xeon", "pixel4"])
@@ -275,11 +280,18 @@ def _predictor_validate(options: argparse.Namespace) -> None:
 def _predictor_export(options: argparse.Namespace) -> None:
     from .hyperspace import load_hyperspace
     from .latency import find_predictor, load_predictor
-    from .latency.nn_meter import export_nn_meter
+    from .latency.nn_meter_export import export_nn_meter
 
     predictor = load_predictor(find_predictor(options.name))
     hyperspace = load_hyperspace(options.hyperspace)
     print(export_nn_meter(predictor, hyperspace, options.output, options.seed))
+
+
+def _predictor_visible(options: argparse.Namespace) -> None:
+    from .latency.nn_meter_export import make_visible
+
+    make_visible(options.source, options.target)
+    print(f"{options.source} -> {options.target}")
 
 
 def _predictor_published(options: argparse.Namespace) -> None:

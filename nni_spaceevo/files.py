@@ -120,8 +120,10 @@ def read_yaml(path: Path, record: type[T]) -> T:
     """
     import yaml
 
+    # libyaml's loader is as safe, and ten times as fast.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.safe_load(read_text(path))
+        data = loader(read_text(path)).get_single_data()
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-99-99
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     return convert(data, record, str(path))

@@ -69,6 +69,8 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     # The constant is 1 us per unit once the thousand is divided out.
     one = np.full_like(c.hw, 1000)
     activated = np.where(c.activation > 0, c.output, 0)
+    # Weights that outgrow a cache are fetched anew at every run.
+    beyond = {f"weights_beyond_{mb}mb": np.maximum(c.weights - mb * 10**6, 0) for mb in (1, 2)}
     if kind in ("conv1x1", "conv"):
         return {
             # VNNI works on 16 output channels and 4 input bytes at a time.
@@ -80,6 +82,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
             "weights": c.weights,
             "pixels": c.pixels,
             "activated": activated,
+            **beyond,
             "constant": one,
         }
     if kind == "dwconv":
@@ -96,7 +99,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         }
     if kind == "linear":
         padded = _up(c.cout, 16) * _up(c.cin, 4)
-        return {"padded_macs": padded, "input": c.cin, "output": c.cout, "constant": one}
+        return {"padded_macs": padded, "input": c.cin, "output": c.cout, **beyond, "constant": one}
     tail = np.where(c.cin % 16 != 0, c.input, 0)
     terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
     if kind == "se":

@@ -17,7 +17,7 @@ from .predictor import Calibration
 from .regressor import Regressor, Trees
 
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
-_FEWEST_FOR_TREES = 30
+_FEWEST_FOR_TREES = 24
 _FOLDS = 5
 # Kernels in a network are not twice as fast as alone.
 _LEAST_SCALE = 0.5

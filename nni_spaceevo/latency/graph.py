@@ -28,6 +28,7 @@ from ..hyperspace import (
 
 OPSET = 17
 Precision = Literal["int8", "float32"]
+_DRAWN_AT_MOST = 4099
 # A plausible range for activations of normalised layers: -4 to 4, or 0 to 6 where never negative.
 SIGNED = (8 / 255, 128)
 POSITIVE = (6 / 255, 0)
@@ -137,11 +138,10 @@ class GraphWriter:
         """
         cout, fan_in = shape[0], int(np.prod(shape[1:]))
         if not self.int8:
-            weights = self.rng.normal(size=shape) / np.sqrt(fan_in)
-            bias = self.rng.normal(size=cout)
-            return [self.constant(part.astype(np.float32)) for part in (weights, bias)]
+            weights = self.random(shape, np.float32) / np.float32(127 * np.sqrt(fan_in))
+            return [self.constant(weights), self.constant(self.random((cout,), np.float32))]
         scales = np.full(cout, 2 / 127 / np.sqrt(fan_in), np.float32)
-        weight = self.rng.integers(-127, 128, shape).astype(np.int8)
+        weight = self.random(shape, np.int8)
         offsets = self.rng.integers(-1000, 1000, cout).astype(np.int32)
         columns = (
             (weight, scales, np.zeros(cout, np.int8)),
@@ -151,6 +151,12 @@ class GraphWriter:
             self.node("DequantizeLinear", [self.constant(part) for part in column], axis=0)
             for column in columns
         ]
+
+    def random(self, shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:
+        """Whole numbers of -127 to 127; beyond some thousands the same ones over again."""
+        # Drawing each of a hundred million weights would take longer than measuring the network.
+        count = min(int(np.prod(shape)), _DRAWN_AT_MOST)
+        return np.resize(self.rng.integers(-127, 128, count).astype(kind), shape)
 
     # ---- blocks and steps ---------------------------------------------------------------------
 

@@ -100,6 +100,14 @@ def one_core() -> Iterator[None]:
             os.setpriority(os.PRIO_PROCESS, 0, priority)
 
 
+def free_memory_mb() -> float:
+    """Megabytes of memory that are free or easily made so; 0 where that is not known."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1e3
+    return 0.0
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -16,10 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DeviceError
+from ..hyperspace import mparams
 from .devices.device import Device, Timed
 from .journal import Journal, Slot
 from .lowering import RuntimeKernel
-from .machine import one_core
+from .machine import free_memory_mb, one_core
+from .sampling import Network
 
 # A visit is slow if the reference kernel took this much longer than its best.
 _GATE = 1.03
@@ -31,6 +33,10 @@ _PATIENCE = 2
 # models get fewer runs, at least these; short ones at most ten and what the options ask for.
 _WARMUP_US, _LEAST_WARMUP, _MOST_WARMUP = 10_000, 3, 10
 _RUNS_US, _LEAST_RUNS = 20_000, 4
+# After so long the reference is asked again; a visit ends after so many tries for each portion.
+_PORTION_US, _PORTION_TRIES = 10_000, 3
+# Share of the free memory for models kept between visits.
+_ROOM = 0.25
 # A visit in a slow moment is postponed, for at most this long, and while all waiting together has
 # taken no more time than all visits and a start.
 _PAUSE_S, _LONGEST_WAIT_S, _WAIT_AT_START_S = 0.05, 5.0, 30.0
@@ -46,12 +52,13 @@ class Job:
     ----------
     key : its name in the journal
     build : makes it ready to run
-    keep : keep it between visits, for models that are slow to build
+    keep_mb : megabytes that it takes if it is kept between visits, for models that are slow to
+        build; None builds it anew at every visit
     """
 
     key: str
     build: Callable[[], Timed]
-    keep: bool = False
+    keep_mb: float | None = None
 
 
 def kernel_key(kernel: RuntimeKernel, copies: int) -> str:
@@ -62,6 +69,17 @@ def kernel_key(kernel: RuntimeKernel, copies: int) -> str:
 def kernel_job(device: Device, kernel: RuntimeKernel, copies: int) -> Job:
     """Job of parallel copies of a kernel."""
     return Job(kernel_key(kernel, copies), lambda: device.kernel(kernel, copies))
+
+
+def network_job(device: Device, n: Network) -> Job:
+    """Job of a whole network."""
+    # Runtimes pack the weights anew, and may keep them as they came too.
+    bytes_each = 2 * (1 if device.precision == "int8" else 4)
+    return Job(
+        n.key,
+        lambda: device.network(n.blocks, n.code.resolution),
+        keep_mb=bytes_each * mparams(n.kernels),
+    )
 
 
 def idle_job(device: Device, copies: int) -> Job:
@@ -187,6 +205,7 @@ class _Visitor:
         self._reference = device.kernel(_REFERENCE, 1)
         self._references_us = references_us
         self._patience_s = _WAIT_AT_START_S
+        self._room_mb = _ROOM * free_memory_mb()
         self._kept: dict[str, Timed] = {}
 
     def visit(self, job: Job) -> Slot:
@@ -195,18 +214,42 @@ class _Visitor:
         timed = self._kept.get(job.key)
         if timed is None:
             timed = job.build()
-            if job.keep:
+            if job.keep_mb is not None and job.keep_mb <= self._room_mb:
+                self._room_mb -= job.keep_mb
                 self._kept[job.key] = timed
         building = time.perf_counter() - start
         reference_us = self._quiet_reference_us()
         start = time.perf_counter()
-        once = timed.least_us(0, 1)
-        warmup = int(np.clip(_WARMUP_US / once, _LEAST_WARMUP, _MOST_WARMUP))
-        runs = int(np.clip(_RUNS_US / once, min(_LEAST_RUNS, self._repeats), self._repeats))
-        us = timed.least_us(warmup, runs)
+        us, reference_us = self._least_us(timed, reference_us)
         seconds = building + time.perf_counter() - start
         self._patience_s += seconds
         return Slot(key=job.key, us=us, reference_us=reference_us, seconds=round(seconds, 6))
+
+    def _least_us(self, timed: Timed, before_us: float) -> tuple[float, float]:
+        """Least time of runs between two quiet references, and the slower of the two.
+
+        A long model is run in portions, lest the quiet end unnoticed. If none of them was between
+        quiet references, the least time of all and the quietest pair.
+        """
+        once = timed.least_us(0, 1)
+        warmup = int(np.clip(_WARMUP_US / once, _LEAST_WARMUP, _MOST_WARMUP))
+        runs = int(np.clip(_RUNS_US / once, min(_LEAST_RUNS, self._repeats), self._repeats))
+        portion = int(np.clip(_PORTION_US / once, 1, runs))
+        found: list[tuple[bool, float, float]] = []
+        done = 0
+        for _ in range(_PORTION_TRIES * -(-runs // portion)):
+            us = timed.least_us(0 if found else warmup, portion)
+            after_us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
+            slower = max(before_us, after_us)
+            quiet = slower <= _GATE * _best(self._references_us)
+            found.append((not quiet, us, slower))
+            done += portion * quiet
+            if done >= runs:
+                break
+            before_us = after_us if quiet else self._quiet_reference_us()
+        loud = min(found)[0]
+        kept = [(us, slower) for is_loud, us, slower in found if is_loud == loud]
+        return min(us for us, _ in kept), min(slower for _, slower in kept)
 
     def _quiet_reference_us(self) -> float:
         """Time of the reference kernel, near its best where patience allows."""

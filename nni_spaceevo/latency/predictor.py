@@ -12,6 +12,7 @@ import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from ..errors import ConfigError, FileAccessError, PredictorError, PredictorWarning
 from ..files import (
     Record,
+    convert,
     digest,
     packed_folder,
     read_json,
@@ -28,7 +30,7 @@ from ..files import (
     to_yaml,
     write_atomically,
 )
-from ..hyperspace import PlacedBlock, mparams
+from ..hyperspace import Kernel, PlacedBlock
 from .features import FloatArray
 from .lowering import Lowering, RuntimeKernel
 from .machine import Machine
@@ -183,7 +185,6 @@ class LatencyPredictor:
     Attributes
     ----------
     name : the predictor's name
-    fingerprint : hash of everything that predictions depend on
     network_overhead_ms : milliseconds that a whole network costs beyond its blocks
     extrapolated : kernels priced outside the range that was measured, with what is outside
     """
@@ -205,14 +206,17 @@ class LatencyPredictor:
         self.kernels = kernels
         self.report = report
         self.folder = folder
-        contents = (kernels[kind].regressor.to_bytes() for kind in sorted(kernels))
-        self.fingerprint = digest(
-            to_json(provenance.machine), to_json(lowering), to_json(calibration), *contents
-        )
         self.extrapolated: dict[str, str] = {}
         # Searches ask for the same few thousand blocks over and over.
         self._places: dict[PlacedBlock, int] = {}
         self._table: FloatArray = np.zeros((0, 3))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that predictions depend on."""
+        contents = (self.kernels[kind].regressor.to_bytes() for kind in sorted(self.kernels))
+        parts = (self.machine, self.lowering, self.calibration)
+        return digest(*map(to_json, parts), *contents)
 
     @property
     def machine(self) -> Machine:
@@ -263,34 +267,50 @@ class LatencyPredictor:
         INT8 weights. Raises as `chain_ms`.
         """
         blocks = list(itertools.chain.from_iterable(chains))
-        place = self._places.get
-        places = [place(block, -1) for block in blocks]
-        if -1 in places:
-            unknown = (b for b, known in zip(blocks, places, strict=True) if known < 0)
-            self._learn(dict.fromkeys(unknown))
-            places = [self._places[block] for block in blocks]
+        # Hashing a block is what this costs: once where it is known, twice where it is new.
+        new: dict[PlacedBlock, int] = {}
+        known = self._places.get
+        first = len(self._table)
+        places = [
+            at if (at := known(block)) is not None else new.setdefault(block, first + len(new))
+            for block in blocks
+        ]
+        if new:
+            self._learn(new)
         owner = np.repeat(np.arange(len(chains)), [len(chain) for chain in chains])
         columns = self._table[np.array(places, np.int64)].T
         return np.stack([np.bincount(owner, c, len(chains)) for c in columns], axis=1)
 
-    def _learn(self, blocks: Iterable[PlacedBlock]) -> None:
-        blocks = list(blocks)
-        lowered = [self.lowering.lower_block(block) for block in blocks]
-        # Blocks share kernels; each is priced once.
-        distinct = dict.fromkeys(itertools.chain.from_iterable(lowered))
-        us = dict(zip(distinct, self.kernels_us(list(distinct)).tolist(), strict=True))
-        nodes = {part: self.lowering.nodes(part) for part in distinct}
-        rows = [
-            (
-                sum(us[part] for part in parts),
-                sum(nodes[part] for part in parts),
-                mparams(block.kernels),
-            )
-            for block, parts in zip(blocks, lowered, strict=True)
+    def _learn(self, new: dict[PlacedBlock, int]) -> None:
+        """Price new blocks, given with the rows of the table that follow its last."""
+        blocks = list(new)
+        # Blocks share kernels, and hashing them is what this costs: each is lowered, priced and
+        # looked up once.
+        parts: dict[RuntimeKernel, int] = {}
+
+        def places(lowered: Iterable[RuntimeKernel]) -> list[int]:
+            return [parts.setdefault(part, len(parts)) for part in lowered]
+
+        @cache
+        def lower(kernel: Kernel) -> tuple[list[int], int]:
+            whole = self.lowering.whole_blocks
+            return [] if whole else places(self.lowering.lower(kernel)), kernel.params
+
+        found = [[lower(kernel) for kernel in block.kernels] for block in blocks]
+        if self.lowering.whole_blocks:
+            rows = [places(self.lowering.lower_block(block)) for block in blocks]
+        else:
+            rows = [[i for places, _ in kernels for i in places] for kernels in found]
+        owner = np.repeat(np.arange(len(blocks)), [len(row) for row in rows])
+        flat = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
+        nodes = np.array([self.lowering.nodes(part) for part in parts])
+        sums = [
+            np.bincount(owner, values[flat], len(blocks))
+            for values in (self.kernels_us(list(parts)), nodes)
         ]
-        first = len(self._table)
-        self._places |= {block: first + i for i, block in enumerate(blocks)}
-        self._table = np.concatenate([self._table, np.array(rows).reshape(-1, 3)])
+        megabytes = [sum(params for _, params in kernels) / 1e6 for kernels in found]
+        self._places |= new
+        self._table = np.concatenate([self._table, np.stack([*sums, megabytes], axis=1)])
 
     def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
         """Additive latency of lists of blocks, without a network's constant.
@@ -441,13 +461,14 @@ def find_predictor(name: str | Path, *places: Path) -> Path:
 
 def _read_device(path: Path) -> Device:
     # The version first: another version's other keys would only confuse.
-    schema = read_yaml(path, dict).get("schema")
+    content = read_yaml(path, dict)
+    schema = content.get("schema")
     if schema != SCHEMA:
         raise PredictorError(
             f"{path}: latency predictor schema {schema!r}; this version reads {SCHEMA}"
         )
     try:
-        return read_yaml(path, Device)
+        return convert(content, Device, str(path))
     except PredictorError as error:
         raise PredictorError(f"{path}: {error}") from error
 

@@ -22,7 +22,15 @@ from .fit import cross_validated_us, fit_calibration, fit_regressor
 from .journal import Journal
 from .kernel_graph import copies_of
 from .lowering import Lowering, RuntimeKernel
-from .measure import Job, Noise, idle_job, kernel_job, kernel_key, measure_all
+from .measure import (
+    Job,
+    Noise,
+    idle_job,
+    kernel_job,
+    kernel_key,
+    measure_all,
+    network_job,
+)
 from .predictor import (
     Calibration,
     FittedKernel,
@@ -161,7 +169,7 @@ class _ProfileRun:
         validation = held_out_networks(
             self.hyperspace, streams[2], options.validation_networks, calibration
         )
-        networks = [self._network_job(n) for n in (*calibration, *validation)]
+        networks = [network_job(self.device, n) for n in (*calibration, *validation)]
         kernels = sample_kernels(pool, streams[3], options.kernels_per_type)
         beside = kernels_beside(kernels, streams[4])
         # Networks are visited in both halves, so that their visits are as far apart as can be.
@@ -194,9 +202,6 @@ class _ProfileRun:
         return measure_all(
             self.device, jobs, journal, rounds, options.repeats, options.seed, self.progress
         )
-
-    def _network_job(self, n: Network) -> Job:
-        return Job(n.key, lambda: self.device.network(n.blocks, n.code.resolution), keep=True)
 
     def _kernel_jobs(self, kernels: Sequence[RuntimeKernel]) -> list[Job]:
         """Kernels, what must be subtracted from them, and the cost of calls; each once."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +33,15 @@ from .lowering import Lowering, RuntimeKernel
 # Random subnets drawn to collect kernels from: enough that rare combinations turn up.
 _SUBNETS_DRAWN = 400
 # How strongly held-out networks lean to small or large, one after the other.
-_TILTS = (0, -1, 1, -3, 3, -6, 6)
+_TILTS = (0, -1, 1, -3, 2, -6)
 # Kernel types whose costs step with the width, and how many widths beside the sampled are tried.
 _STEPPED, _BESIDE = ("conv1x1", "conv", "dwconv"), 24
 # Sub-stages of one stage are compared at one size of their input.
 _TYPICAL_HW = 14
 # A kernel type with fewer configurations than this gets neighbours of other widths, else a base of
 # several terms could not be told apart.
-_FEWEST = 24
+_FEWEST = 48
+_NEARBY = (0.75, 0.85, 0.95, 1, 1.05, 1.15, 1.25)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def sample_kernels(
     """About `per_type` runtime kernels of each type, those of stem and head first, sorted."""
     chosen: list[RuntimeKernel] = []
     for kind in pool.types:
+        others = pool.others.get(kind, [])
         certain = _some(pool.fixed.get(kind, []), per_type, rng)
-        rest = _some(pool.others.get(kind, []), per_type - len(certain), rng)
+        certain = [*certain, *_extremes(others)]
+        rest = _some(set(others) - set(certain), per_type - len(certain), rng)
         kernels = {*certain, *rest}
         fewest = min(_FEWEST, per_type)
         if len(kernels) < fewest:
@@ -195,6 +199,13 @@ def _lowered(kernels: Iterable[Kernel], lowering: Lowering) -> set[RuntimeKernel
     return {part for kernel in set(kernels) for part in lowering.lower(kernel)}
 
 
+def _extremes(kernels: Sequence[RuntimeKernel]) -> list[RuntimeKernel]:
+    """The first and last kernel by each size, so that few networks need extrapolation."""
+    sizes = ("hw", "cin", "cout", "squeezed")
+    ends = (end(kernels, key=attrgetter(s, *sizes)) for s in sizes for end in (min, max) if kernels)
+    return list(dict.fromkeys(ends))
+
+
 def _some(
     kernels: Iterable[RuntimeKernel], count: int, rng: np.random.Generator
 ) -> list[RuntimeKernel]:
@@ -233,6 +244,11 @@ def _stage_kernels(hyperspace: Hyperspace, stage: Stage, hw: int) -> Iterator[Ke
 
 def _random_kernels(hyperspace: Hyperspace, rng: np.random.Generator) -> Iterator[Kernel]:
     sizes = _sizes(hyperspace)
+    for space in hyperspace.uniform_spaces():
+        for code in (hyperspace.smallest_subnet(space), hyperspace.largest_subnet(space)):
+            blocks = network(hyperspace, space, code).blocks
+            for resolution in (sizes[0], sizes[-1]):
+                yield from chain_kernels(blocks, resolution)
     for _ in range(_SUBNETS_DRAWN):
         space = hyperspace.random_space(rng)
         code = hyperspace.random_subnet(space, rng)
@@ -241,16 +257,15 @@ def _random_kernels(hyperspace: Hyperspace, rng: np.random.Generator) -> Iterato
 
 
 def _neighbours(kernels: Iterable[RuntimeKernel]) -> list[RuntimeKernel]:
-    """The kernels with other widths and sizes, without the kernels themselves."""
-    factors = (0.5, 1, 1.5, 2)
+    """The kernels with somewhat other widths and sizes, without the kernels themselves."""
     result = set()
-    for k, factor_in, factor_out, factor_hw in product(kernels, factors, factors, (1, 2)):
+    for k, factor_in, factor_out, more_hw in product(kernels, _NEARBY, _NEARBY, (0, 1)):
         dense = k.type in ("conv", "conv1x1", "linear")
         cin = max(1, int(k.cin * factor_in))
         result.add(
             replace(
                 k,
-                hw=k.hw if k.type == "linear" else k.hw * factor_hw,
+                hw=k.hw if k.type == "linear" else k.hw + more_hw,
                 cin=cin,
                 cout=max(1, int(k.cout * factor_out)) if dense else cin,
                 squeezed=int(np.ceil(k.squeezed * factor_out)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..hyperspace import Hyperspace
 from .devices.device import Device
 from .journal import Journal
 from .machine import Machine
-from .measure import Job, measure_all
+from .measure import measure_all, network_job
 from .predictor import LatencyPredictor
 from .report import network_statistics
 from .sampling import held_out_networks
@@ -56,9 +55,7 @@ def validate_predictor(
             f"{predictor.provenance.precision}"
         )
     chosen = held_out_networks(hyperspace, np.random.default_rng([seed, 7]), networks, [])
-    jobs = [
-        Job(n.key, partial(device.network, n.blocks, n.code.resolution), keep=True) for n in chosen
-    ]
+    jobs = [network_job(device, n) for n in chosen]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "validation.jsonl")
         least_us = measure_all(device, jobs, journal, rounds, 20, seed, progress).least_us()

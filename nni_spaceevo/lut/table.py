@@ -59,9 +59,17 @@ _ROW = ("stage", "block", "window", "resolution", "cin")
 class LatencyModel(Protocol):
     """What the LUT asks of a latency predictor."""
 
-    name: str
-    fingerprint: str
-    network_overhead_ms: float
+    @property
+    def name(self) -> str:
+        """Name of the device, kept with the LUT."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that latencies depend on."""
+
+    @property
+    def network_overhead_ms(self) -> float:
+        """Milliseconds that a whole network costs beyond its blocks."""
 
     def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
         """Latency of each list of blocks, without the per-network constant."""

@@ -32,7 +32,7 @@ def test_extracted_trees_predict_what_scikit_learn_predicts(rng, leaves):
 
 def test_a_physical_cost_is_found_exactly():
     columns = Columns(KERNELS)
-    weights = np.array([2.0, 0, 0, 0.3, 0.1, 0.05, 0, 0, 1.5])
+    weights = np.array([2.0, 0, 0, 0.3, 0.1, 0.05, 0, 0, 0, 0, 1.5])
     us = base_terms("conv1x1", columns) @ weights
     assert fit_regressor("conv1x1", KERNELS, us, 0).predict_us(KERNELS) == pytest.approx(us, 1e-3)
 

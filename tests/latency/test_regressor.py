@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.errors import PredictorError
+from nni_spaceevo.latency.features import base_names
 from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.regressor import Regressor, Trees
 
@@ -42,9 +43,12 @@ def test_a_stump_by_hand():
 
 
 def test_no_trees_leave_the_base_alone():
-    base = Regressor("conv", np.full(8, 1e-3), Trees.none())
+    base = Regressor("conv", np.full(len(base_names("conv")), 1e-3), Trees.none())
     assert (base.predict_us(KERNELS) > 0).all()
-    assert Regressor("conv", np.zeros(8), Trees.none()).predict_us(KERNELS[:1]) > 0
+    assert (
+        Regressor("conv", np.zeros(len(base_names("conv"))), Trees.none()).predict_us(KERNELS[:1])
+        > 0
+    )
 
 
 def test_bytes_round_trip_exactly(regressor):
@@ -87,7 +91,7 @@ def test_flipped_bytes_never_predict_silently(regressor, rng):
         ("kind", np.array("pool"), "kind is 'pool', expected 'conv'"),
         ("feature_names", np.array(["hw"]), "feature_names"),
         ("weights", None, "'weights' is missing"),
-        ("weights", np.full(8, np.nan), "weights are not finite"),
+        ("weights", np.full(len(base_names("conv")), np.nan), "weights are not finite"),
         ("trees_baseline", np.array(np.inf), "baseline is not finite"),
     ],
 )
