@@ -19,16 +19,21 @@ from nni_spaceevo.hyperspace import (
     block_kernels,
     block_type,
 )
+from nni_spaceevo.latency.devices import get_device
+from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.network import StaticBlock
 from nni_spaceevo.testing import synthetic_hyperspace, synthetic_lut
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-BLOCKS = dict(re.findall(r"### a ([\w ]+)\n(?:(?!###).)*?```python\n(.*?)```", TEXT, re.S))
+SECTIONS = dict(re.findall(r"### a ([\w ]+)\n((?:(?!\n##).)*)", TEXT, re.S))
+BLOCKS = {name: re.findall(r"```python\n(.*?)```", text, re.S) for name, text in SECTIONS.items()}
 
 
-def run(name):
-    assert len(BLOCKS[name].strip().splitlines()) <= 10
+def run(name, number=0):
+    """The names that a block of code of a section defines."""
+    code = BLOCKS[name][number]
+    assert len(code.strip().splitlines()) <= 10
     names = {
         "block_type": block_type,
         "BlockConfig": BlockConfig,
@@ -41,7 +46,7 @@ def run(name):
         "ImageData": ImageData,
         "DATASETS": DATASETS,
     }
-    exec(BLOCKS[name], names)
+    exec(code, names)
     return names
 
 
@@ -55,10 +60,24 @@ def test_a_block_type_is_one_recipe():
         BLOCK_TYPES.pop("conv_pair", None)
 
 
-def test_a_device_prices_a_lut():
+def test_a_device_is_a_class_with_two_methods(tmp_path, monkeypatch):
+    code = BLOCKS["device"][0]
+    assert len(code.strip().splitlines()) <= 25
+    (tmp_path / "mymodule.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    device = get_device("mymodule:MyDevice")
+    kernel = RuntimeKernel("conv", 7, 16, 16, 3)
+    blocks = [BlockConfig("conv", 3, 16, 3, 2, activation="relu")]
+    for timed in (device.kernel(kernel, 2), device.idle(2), device.network(blocks, 16)):
+        assert timed.least_us(1, 2) > 0
+    assert device.machine().runtime == "my runtime 1.0"
+    assert device.lowering().operators
+
+
+def test_a_latency_model_prices_a_lut():
     hyperspace = synthetic_hyperspace()
     lut = synthetic_lut(hyperspace, hyperspace.space("synthetic-000-000"), rows_per_cell=2)
-    priced = lut.priced(run("device")["OneNanosecondAMac"]())
+    priced = lut.priced(run("device", 1)["OneNanosecondAMac"]())
     np.testing.assert_allclose(priced.columns["latency_ms"], priced.columns["mflops"], rtol=1e-5)
     assert priced.header.device == "toy"
 
@@ -91,4 +110,4 @@ def test_every_room_is_in_the_table():
 
 @pytest.mark.parametrize("name", ["block type", "device", "teacher", "dataset"])
 def test_every_guide_has_code(name):
-    assert name in BLOCKS
+    assert BLOCKS[name]

@@ -31,8 +31,11 @@ _TOO_NOISY = 0.25
 _PATIENCE = 2
 # After a model is built or another has run, caches and clock need a few runs to settle. Long
 # models get fewer runs, at least these; short ones at most ten and what the options ask for.
-_WARMUP_US, _LEAST_WARMUP, _MOST_WARMUP = 10_000, 3, 10
-_RUNS_US, _LEAST_RUNS = 20_000, 4
+_WARMUP_US, _LEAST_WARMUP, _MOST_WARMUP = 10_000, 2, 10
+_RUNS_US, _LEAST_RUNS = 10_000, 3
+# Networks outgrow the caches, and what neighbours of a shared host do to its memory comes and goes
+# without the reference kernel's notice: they are visited so many times as often.
+NETWORK_VISITS = 3
 # After so long the reference is asked again; a visit ends after so many tries for each portion.
 _PORTION_US, _PORTION_TRIES = 10_000, 3
 # Share of the free memory for models kept between visits.
@@ -54,11 +57,13 @@ class Job:
     build : makes it ready to run
     keep_mb : megabytes that it takes if it is kept between visits, for models that are slow to
         build; None builds it anew at every visit
+    visits : visits to it for each round
     """
 
     key: str
     build: Callable[[], Timed]
     keep_mb: float | None = None
+    visits: int = 1
 
 
 def kernel_key(kernel: RuntimeKernel, copies: int) -> str:
@@ -79,6 +84,7 @@ def network_job(device: Device, n: Network) -> Job:
         n.key,
         lambda: device.network(n.blocks, n.code.resolution),
         keep_mb=bytes_each * mparams(n.kernels),
+        visits=NETWORK_VISITS,
     )
 
 
@@ -116,7 +122,7 @@ class Noise:
         """Number of slots and per cent of them that were slow."""
         total = sum(map(len, self.slots.values()))
         quiet = sum(map(self.quiet, self.slots))
-        return {"slots": total, "slow_slots": 100 * (1 - quiet / max(total, 1))}
+        return {"slots": total, "slow_slots": 100 * (total - quiet) / max(total, 1)}
 
     @property
     def seconds(self) -> float:
@@ -159,7 +165,7 @@ def measure_all(
     ----------
     device : where the reference kernel runs
     jobs : models; those that the journal already has enough of are skipped
-    rounds : quiet visits wanted of each
+    rounds : quiet visits wanted of each, times `Job.visits`
     repeats : runs in a visit of a short model, after warm-up runs
     seed : of the order of visits
     progress : show a bar, with the share of slow moments
@@ -170,16 +176,21 @@ def measure_all(
         The device is too noisy, or the runtime refuses a model.
     """
     keys = [job.key for job in jobs]
+    wanted = {job.key: rounds * job.visits for job in jobs}
     visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
         one_core(),
         journal.writing() as pen,
-        tqdm(total=len(jobs) * rounds, desc="measuring", unit="visit", disable=not progress) as bar,
+        tqdm(
+            total=sum(wanted.values()), desc="measuring", unit="visit", disable=not progress
+        ) as bar,
     ):
-        for number in range(_PATIENCE * rounds):
+        for number in range(_PATIENCE * max(wanted.values(), default=0)):
             noise = Noise.of(journal.slots, keys)
-            missing = {key: rounds - noise.quiet(key) for key in keys}
-            bar.n = len(jobs) * rounds - sum(max(m, 0) for m in missing.values())
+            missing = {key: wanted[key] - noise.quiet(key) for key in keys}
+            tired = {k for k in keys if len(noise.slots[k]) >= _PATIENCE * wanted[k]}
+            missing |= dict.fromkeys(tired, 0)
+            bar.n = bar.total - sum(max(m, 0) for m in missing.values())
             bar.set_postfix_str(f"{noise.report()['slow_slots']:.0f} % of moments slow")
             pending = [job for job in jobs if missing[job.key] > 0]
             for i in np.random.default_rng([seed, number]).permutation(len(pending)):

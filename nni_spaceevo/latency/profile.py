@@ -172,9 +172,6 @@ class _ProfileRun:
         networks = [network_job(self.device, n) for n in (*calibration, *validation)]
         kernels = sample_kernels(pool, streams[3], options.kernels_per_type)
         beside = kernels_beside(kernels, streams[4])
-        # Networks are visited in both halves, so that their visits are as far apart as can be.
-        half = -(-options.rounds // 2)
-        self._measure(networks, journal, half)
         noise = self._measure(self._kernel_jobs(kernels), journal, options.rounds)
         kernels += self._more(name, pool, kernels, noise, streams[3])
         kernel_jobs = self._kernel_jobs([*kernels, *beside])
@@ -238,7 +235,9 @@ class _ProfileRun:
         return chosen
 
     def _plan_name(self, kernels: Sequence[RuntimeKernel]) -> str:
-        return digest(to_json(self.options), *(k.key for k in kernels))
+        # More rounds of the same kernels are the same plan.
+        chosen = (self.options.seed, self.options.more_kernels)
+        return digest(str(chosen), *(k.key for k in kernels))
 
     def _kernel_us(self, kernels: Sequence[RuntimeKernel], noise: Noise) -> FloatArray:
         """Microseconds of each kernel: its copies' time less what is not the kernel's, per copy."""

@@ -8,13 +8,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PredictorError
-from .features import FEATURE_NAMES, Columns, FloatArray, base_names, base_terms, residual_features
+from .features import FloatArray
 from .lowering import RuntimeKernel
+from .views import view_of
 
 SCHEMA = 1
 # A base of nothing at all would make the residual infinite.
@@ -191,25 +193,27 @@ class Regressor:
     weights: FloatArray
     trees: Trees
 
-    def base_us(self, columns: Columns) -> FloatArray:
+    def base_us(self, columns: Any) -> FloatArray:
         """The physical base in microseconds, shape (n,)."""
         # Summed by rows: a kernel's last bits must not depend on the kernels beside it.
-        terms = base_terms(self.kind, columns) * self.weights
+        terms = view_of(self.kind).base_terms(columns) * self.weights
         return np.maximum(terms.sum(axis=1), _LEAST_US)
 
     def predict_us(self, kernels: Sequence[RuntimeKernel]) -> FloatArray:
         """Latency in microseconds of n kernels of this type, shape (n,)."""
-        columns = Columns(kernels)
+        view = view_of(self.kind)
+        columns = view.columns(kernels)
         base = self.base_us(columns)
-        return np.asarray(base * np.exp(self.trees.predict(residual_features(columns, base))))
+        features = view.residual_features(columns, base)
+        return np.asarray(base * np.exp(self.trees.predict(features)))
 
     def to_bytes(self) -> bytes:
         """Content of the `.npz` file; equal regressors give equal bytes."""
         arrays: dict[str, np.ndarray] = {
             "schema": np.array(SCHEMA),
             "kind": np.array(self.kind),
-            "base_names": np.array(base_names(self.kind)),
-            "feature_names": np.array(FEATURE_NAMES),
+            "base_names": np.array(view_of(self.kind).base_names),
+            "feature_names": np.array(view_of(self.kind).feature_names),
             "weights": self.weights,
         }
         arrays |= {f"trees_{f.name}": getattr(self.trees, f.name) for f in fields(Trees)}
@@ -245,11 +249,12 @@ class Regressor:
 
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray], kind: str) -> Regressor:
+        view = view_of(kind)
         expected = {
             "schema": np.array(SCHEMA),
             "kind": np.array(kind),
-            "base_names": np.array(base_names(kind)),
-            "feature_names": np.array(FEATURE_NAMES),
+            "base_names": np.array(view.base_names),
+            "feature_names": np.array(view.feature_names),
         }
         for name, value in expected.items():
             if not np.array_equal(arrays[name], value):
@@ -257,8 +262,8 @@ class Regressor:
                     f"{name} is {arrays[name].tolist()!r}, expected {value.tolist()!r}"
                 )
         weights = np.asarray(arrays["weights"], np.float64)
-        if weights.shape != (len(base_names(kind)),) or not np.isfinite(weights).all():
+        if weights.shape != (len(view.base_names),) or not np.isfinite(weights).all():
             raise ValueError("the base weights are not finite numbers, one per base term")
         trees = Trees(**{f.name: arrays[f"trees_{f.name}"] for f in fields(Trees)})
-        trees.check(len(FEATURE_NAMES))
+        trees.check(len(view.feature_names))
         return cls(kind, weights, trees)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .features import FloatArray
+from .published_report import ROWS, format_published
 
 
 def error_statistics(predicted: FloatArray, measured: FloatArray) -> dict[str, float | int]:
@@ -105,6 +106,8 @@ def format_report(report: dict[str, Any]) -> str:
     ----------
     report : `LatencyPredictor.report`, the content of `report.json`
     """
+    if ROWS in report:
+        return format_published(report)
     lines = [f"{'held out':<12}{'count':>6}{'bias %':>8}{'RMSPE %':>9}{'<5 %':>6}{'<10 %':>7}"]
     for name, row in {**report["kernels"], "networks": report["networks"]}.items():
         if row["count"]:

@@ -6,7 +6,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class FileDevice(Device):
     format : "onnx-int8" (QuantizeLinear / DequantizeLinear), "onnx-fp32" or "tflite-int8"
     """
 
-    format: ClassVar[FileFormat] = "onnx-int8"
+    format: FileFormat = "onnx-int8"
 
     @abstractmethod
     def time_file(self, path: Path, warmup: int, runs: int) -> Sequence[float]:

@@ -30,7 +30,7 @@ _PROTOCOL = (
     "batch 1, 1 thread, pinned to one core, inputs and outputs bound; least time of all runs of "
     "rounds spread over the session, each round after warm-up runs"
 )
-_KEPT_BYTES = 1 << 20
+_KEPT_BYTES = 4 << 20
 _INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _MOVES = ("Transpose", "Flatten", "Reshape", "ReorderInput", "ReorderOutput")

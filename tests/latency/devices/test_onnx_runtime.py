@@ -1,0 +1,181 @@
+"""ONNX Runtime as a device: what it makes of kernels, and that networks consist of its cuts."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from nni_spaceevo.errors import DeviceError
+from nni_spaceevo.hyperspace import (
+    BlockChoice,
+    BlockConfig,
+    BlockOption,
+    Hyperspace,
+    chain_kernels,
+    load_hyperspace,
+)
+from nni_spaceevo.latency.devices import get_device
+from nni_spaceevo.latency.devices.onnx_runtime import OnnxRuntimeDevice, TimedSession, optimized
+from nni_spaceevo.latency.graph import subnet_model
+from nni_spaceevo.latency.kernel_graph import context_model, idle_model
+from nni_spaceevo.latency.lowering import ACTIVATED, Lowering, RuntimeKernel
+
+INT8, FP32 = OnnxRuntimeDevice("int8"), OnnxRuntimeDevice("float32")
+# What brings the image in and the result out.
+BOUNDARY = {
+    "int8": Counter(QuantizeLinear=1, Transpose=2, DequantizeLinear=1),
+    "float32": Counter(ReorderOutput=1),
+}
+ONNXW = load_hyperspace("onnxw")
+KERNELS = [
+    RuntimeKernel("conv1x1", 6, 16, 24, 1, 2),
+    RuntimeKernel("conv", 7, 3, 16, 3, 2),
+    RuntimeKernel("dwconv", 6, 24, 24, 5, 2),
+    RuntimeKernel("add", 5, 24, 24),
+    RuntimeKernel("swish", 5, 24, 24),
+    RuntimeKernel("hswish", 5, 24, 24),
+    RuntimeKernel("hsigmoid", 5, 24, 24),
+    RuntimeKernel("se", 5, 24, 24, squeezed=8),
+    RuntimeKernel("pool", 5, 24, 24),
+    RuntimeKernel("linear", 1, 24, 10),
+]
+
+
+@pytest.fixture(scope="module")
+def lowerings() -> dict[str, Lowering]:
+    return {device.precision: device.lowering() for device in (INT8, FP32)}
+
+
+def chain(option: BlockOption, width: int) -> list[BlockConfig]:
+    """A stem and two blocks of a type, the second with stride."""
+    expand = option.expand_choices[0] if option.expand_choices else None
+    choice = BlockChoice(option.kernel_sizes[0], width, expand)
+    stem = BlockConfig("conv", 3, width, 3, 2, activation="relu")
+    return [stem, option.config(width, choice, 1), option.config(width, choice, 2)]
+
+
+def more_than_lowered(lowering: Lowering, precision: str, option: BlockOption, width: int):
+    """Operators of a whole optimised network that are in no kernel, and the other way round."""
+    blocks = chain(option, width)
+    whole = optimized(subnet_model(blocks, 32, np.random.default_rng(0), precision))
+    found = Counter(node.op_type for node in whole.graph.node)
+    found.subtract(lowering.runtime_ops(chain_kernels(blocks, 32)) + BOUNDARY[precision])
+    return {name: count for name, count in found.items() if count}
+
+
+each_block_type = pytest.mark.parametrize("option", ONNXW.block_types, ids=lambda o: o.type)
+
+
+# ---- what it makes of kernels --------------------------------------------------------------------
+
+
+def test_int8_computes_hard_swish_in_float_and_swish_in_two_operators(lowerings):
+    lowering = lowerings["int8"]
+    assert lowering.in_float("hswish") == ("HardSigmoid:float32", "Mul:float32")
+    assert lowering.operators["swish"] == ("QLinearSigmoid:int8", "QLinearMul:int8")
+    assert lowering.in_float("conv") == lowering.in_float("add") == ()
+    assert not lowering.unaligned
+
+
+@pytest.mark.parametrize("kind", ACTIVATED)
+def test_int8_folds_clipping_into_what_is_before_it(lowerings, kind):
+    lowering = lowerings["int8"]
+    assert set(lowering.free[kind]) == {"relu", "relu6"}
+    assert set(lowering.own_kernel[kind]) == {"swish", "hswish", "hsigmoid"}
+
+
+def test_float_computes_sums_and_hard_swish_within_the_convolution(lowerings):
+    lowering = lowerings["float32"]
+    assert lowering.operators["add"] == ()
+    assert lowering.operators["conv+hswish"] == lowering.operators["conv"]
+    assert FP32.contained(RuntimeKernel("add", 14, 64, 64)) == RuntimeKernel("conv1x1", 14, 64, 64)
+    assert INT8.contained(RuntimeKernel("add", 14, 64, 64)) is None
+
+
+def test_float_moves_data_where_channels_do_not_fill_vectors(lowerings):
+    assert "ReorderOutput:move" in lowerings["float32"].unaligned["pool"]
+
+
+# ---- cuts are what networks consist of -----------------------------------------------------------
+
+
+@each_block_type
+@pytest.mark.parametrize("width", [64, 72])
+def test_int8_networks_consist_of_kernels_and_a_boundary(lowerings, option, width):
+    assert more_than_lowered(lowerings["int8"], "int8", option, width) == {}
+
+
+@each_block_type
+def test_float_networks_consist_of_kernels_and_a_boundary(lowerings, option):
+    extra = more_than_lowered(lowerings["float32"], "float32", option, 64)
+    # Its first sum has the block's input and the stem's activation on both sides of it: not fused.
+    assert extra == ({"Add": 1} if option.type == "mbv1_dual" else {})
+
+
+@each_block_type
+def test_float_networks_of_odd_widths_have_more_moves_only(lowerings, option):
+    extra = more_than_lowered(lowerings["float32"], "float32", option, 72)
+    allowed = {"ReorderInput", "ReorderOutput"} | ({"Add"} & {*extra})
+    assert set(extra) <= allowed
+
+
+@pytest.mark.parametrize("device", [INT8, FP32], ids=lambda d: d.name)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.type)
+def test_a_cut_is_copies_of_the_operators_between_the_neighbours(device, kernel):
+    operators = Counter(name.partition(":")[0] for name in device.operators(kernel))
+    cut = Counter(node.op_type for node in device.cut(kernel, 3).graph.node)
+    if operators:
+        assert cut == Counter({name: 3 * count for name, count in operators.items()})
+    else:
+        # Done by the convolution before it, which is what is left.
+        assert sum(cut.values()) == 3
+        assert (device.contained(kernel) is not None) == (kernel.type == "add")
+
+
+@pytest.mark.parametrize("device", [INT8, FP32], ids=lambda d: d.name)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.type)
+def test_cuts_run(device, kernel):
+    assert device.kernel(kernel, 2).least_us(1, 2) > 0
+
+
+def test_int8_cuts_read_and_write_integers_channels_last():
+    cut = INT8.cut(RuntimeKernel("conv", 14, 16, 24, 3, 2), 1)
+    (read,) = cut.graph.input
+    shape = [d.dim_value for d in read.type.tensor_type.shape.dim]
+    assert (read.type.tensor_type.elem_type, shape) == (onnx.TensorProto.UINT8, [1, 14, 14, 16])
+
+
+# ---- running -------------------------------------------------------------------------------------
+
+
+def test_networks_and_idle_models_run(digits: Hyperspace, rng):
+    space = digits.random_space(rng)
+    stages = digits.subnet_blocks(space, digits.smallest_subnet(space))
+    blocks = [block for _, blocks in stages for block in blocks]
+    for device in (INT8, FP32):
+        idle_us = device.idle(4).least_us(5, 20)
+        assert 0 < idle_us < device.network(blocks, 16).least_us(5, 20)
+
+
+def test_the_machine_names_runtime_and_options():
+    machine = get_device("ort-x86-int8").machine()
+    assert machine.runtime.startswith("onnxruntime ")
+    assert machine.network_options["graph_optimization_level"] == "ORT_ENABLE_ALL"
+    assert machine.threads == 1
+
+
+def test_a_model_that_the_runtime_refuses_is_said():
+    model = idle_model(1)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(DeviceError, match=r"ONNX Runtime refuses .*NoSuchOperator"):
+        TimedSession(model, optimize=False)
+
+
+def test_a_model_with_other_inputs_is_refused():
+    model = context_model(RuntimeKernel("pool", 5, 24, 24), "int8").model
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    with pytest.raises(DeviceError):
+        TimedSession(model, optimize=False)
