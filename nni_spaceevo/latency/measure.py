@@ -190,7 +190,7 @@ def measure_all(
             missing = {key: wanted[key] - noise.quiet(key) for key in keys}
             tired = {k for k in keys if len(noise.slots[k]) >= _PATIENCE * wanted[k]}
             missing |= dict.fromkeys(tired, 0)
-            bar.n = bar.total - sum(max(m, 0) for m in missing.values())
+            bar.n = sum(wanted.values()) - sum(max(m, 0) for m in missing.values())
             bar.set_postfix_str(f"{noise.report()['slow_slots']:.0f} % of moments slow")
             pending = [job for job in jobs if missing[job.key] > 0]
             for i in np.random.default_rng([seed, number]).permutation(len(pending)):
