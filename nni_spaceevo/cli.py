@@ -92,6 +92,8 @@ def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.add_argument("--rounds", type=int, default=5, help="quiet visits to each model")
     verb.add_argument("--kernels-per-type", type=int, default=100, help="measured at first")
     verb.add_argument("--more-kernels", type=int, default=700, help="measured where errors are")
+    verb.add_argument("--calibration-networks", type=int, default=36, help="measured whole")
+    verb.add_argument("--validation-networks", type=int, default=60, help="held out")
     verb.add_argument("--force", action="store_true", help="keep it though it fails its gate")
     verb.set_defaults(run=_profile)
 
@@ -188,6 +190,8 @@ def _profile(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         kernels_per_type=options.kernels_per_type,
         more_kernels=options.more_kernels,
+        calibration_networks=options.calibration_networks,
+        validation_networks=options.validation_networks,
     )
     hyperspace, device = load_hyperspace(options.hyperspace), get_device(options.device)
     predictor = profile_device(device, hyperspace, options.output, settings, options.force)
@@ -213,7 +217,11 @@ def _predict(options: argparse.Namespace) -> None:
         kernels = [kernel for block in chain for kernel in block.kernels]
         print(f"{ms:.3f} ms  {mflops(kernels):.1f} MFLOPs  {mparams(kernels):.2f} MParams  {code}")
         if options.explain:
-            names = [name for name, blocks in found for _ in blocks]
+            names = [
+                f"{name} block {i}" if len(blocks) > 1 else name
+                for name, blocks in found
+                for i, _ in enumerate(blocks, 1)
+            ]
             print(format_explanation(explain(predictor, chain, names)))
 
 

@@ -104,7 +104,7 @@ def test_predict_explains_a_network_of_a_preset_without_a_job(capsys):
     code = capsys.readouterr().out.splitlines()[0].split()[-1]
     assert main([*arguments, "--explain", code]) == 0
     text = capsys.readouterr().out
-    assert "stage1" in text
+    assert "stage1 block 2" in text
     assert "QLinearConv" in text
     assert max(map(len, text.splitlines()[1:])) <= 100
 
