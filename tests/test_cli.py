@@ -129,6 +129,8 @@ def test_a_device_report_is_one_page(tmp_path, capsys):
 
 def test_an_nn_meter_folder_is_not_read_unless_its_pickles_are_trusted(tmp_path, capsys):
     (tmp_path / "meta.yaml").write_text("name: some\nversion: 1.0\nkernel_predictors: [conv]\n")
+    (tmp_path / "fusion_rules.json").write_text("{}")
+    (tmp_path / "conv.pkl").write_bytes(b"never read")
     arguments = ["predict", "--space", ONNXW, "--predictor", str(tmp_path)]
     assert main(arguments) == 1
     assert "--trust-pickle" in capsys.readouterr().err
