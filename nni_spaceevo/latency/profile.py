@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigError, DeviceError, PredictorError
-from ..files import Record, digest, exclusive, read_json, to_json, write_atomically
+from ..files import (
+    Record,
+    convert,
+    digest,
+    exclusive,
+    plain,
+    read_json,
+    to_json,
+    write_atomically,
+)
 from ..hyperspace import Hyperspace
 from .devices.device import Device
 from .features import FloatArray
@@ -156,10 +165,9 @@ class _ProfileRun:
 
     def predictor(self) -> LatencyPredictor:
         """Measure what is missing and fit; the same measurements give the same predictor."""
-        options, lowering = self.options, self.device.lowering()
-        machine = self.device.machine()
-        name = digest(str(_METHOD), self.device.name, to_json(machine), to_json(lowering))
-        self._refuse_mixing(name)
+        options, machine = self.options, self.device.machine()
+        name = digest(str(_METHOD), self.device.name, to_json(machine))
+        lowering = self._lowering(name)
         journal = Journal(self.output / ".profile" / f"{name}.jsonl")
         streams = np.random.default_rng(options.seed).spawn(5)
         pool = kernel_pool(self.hyperspace, lowering, streams[0])
@@ -179,8 +187,12 @@ class _ProfileRun:
         noise = self._measure(jobs, journal, options.rounds)
         return self._fit(lowering, kernels, beside, calibration, validation, noise)
 
-    def _refuse_mixing(self, name: str) -> None:
-        """Leave a note of what is measured here; raise if there is another one."""
+    def _lowering(self, name: str) -> Lowering:
+        """How the device lowers kernels, as detected when its measurements were begun.
+
+        It is kept, for a runtime may list equal operators in another order the next time; the note
+        that keeps it also tells measurements of another device, which are not to be mixed in.
+        """
         folder, machine = self.output / ".profile", self.device.machine()
         for path in sorted(folder.glob("*.machine.json")):
             if path.name != f"{name}.machine.json":
@@ -191,8 +203,13 @@ class _ProfileRun:
                     f"{machine.cpu}, or other options of it. They are not mixed: delete that "
                     "folder, or name another output"
                 )
+        path = folder / f"{name}.machine.json"
+        if path.exists():
+            return convert(read_json(path, dict)["lowering"], Lowering, str(path))
+        lowering = self.device.lowering()
         about = {"device": self.device.name, "runtime": machine.runtime, "cpu": machine.cpu}
-        write_atomically(folder / f"{name}.machine.json", to_json(about))
+        write_atomically(path, to_json(about | {"lowering": plain(lowering)}))
+        return lowering
 
     def _measure(self, jobs: Sequence[Job], journal: Journal, rounds: int) -> Noise:
         options = self.options
