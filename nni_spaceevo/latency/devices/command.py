@@ -68,7 +68,6 @@ class CommandDevice(FileDevice):
     def __init__(self, spec: str, timeout_s: float = _SECONDS) -> None:
         self.name = f"command:{spec}"
         self.format, self.command = split_format(spec, "onnx-int8")
-        self.precision = "float32" if self.format == "onnx-fp32" else "int8"
         self.timeout_s = timeout_s
         if "{model}" not in self.command:
             raise ConfigError(
@@ -116,7 +115,6 @@ class AdbDevice(FileDevice):
     def __init__(self, spec: str, timeout_s: float = _SECONDS) -> None:
         self.name = f"adb:{spec}"
         self.format, rest = split_format(spec, "tflite-int8")
-        self.precision = "float32" if self.format == "onnx-fp32" else "int8"
         self.timeout_s = timeout_s
         binary, _, arguments = rest.strip().partition(" ")
         self.binary = Path(binary)

@@ -28,11 +28,14 @@ class Device(ABC):
     Attributes
     ----------
     name : what `spaceevo profile --device` takes
-    precision : of the networks it runs
     """
 
     name: str
-    precision: Precision = "int8"
+
+    @property
+    def precision(self) -> Precision:
+        """Precision of the networks that it runs."""
+        return "int8"
 
     @abstractmethod
     def machine(self) -> Machine:

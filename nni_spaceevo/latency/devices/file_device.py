@@ -48,7 +48,7 @@ class FileDevice(Device):
             from ..tflite_graph import kernel_flatbuffer
 
             return self._file(kernel_flatbuffer(kernel, copies))
-        model = kernel_model(kernel, copies, self._onnx_precision)
+        model = kernel_model(kernel, copies, self.precision)
         return self._file(model.SerializeToString())
 
     def idle(self, copies: int) -> Timed:
@@ -57,7 +57,7 @@ class FileDevice(Device):
             from ..tflite_graph import idle_flatbuffer
 
             return self._file(idle_flatbuffer(copies))
-        return self._file(idle_model(copies, self._onnx_precision).SerializeToString())
+        return self._file(idle_model(copies, self.precision).SerializeToString())
 
     def network(self, blocks: Sequence[BlockConfig], resolution: int) -> Timed:
         """A whole network as a file."""
@@ -66,11 +66,12 @@ class FileDevice(Device):
             from ..tflite_graph import subnet_flatbuffer
 
             return self._file(subnet_flatbuffer(blocks, resolution, rng))
-        model = subnet_model(blocks, resolution, rng, self._onnx_precision)
+        model = subnet_model(blocks, resolution, rng, self.precision)
         return self._file(model.SerializeToString())
 
     @property
-    def _onnx_precision(self) -> Precision:
+    def precision(self) -> Precision:
+        """The precision of the format."""
         return "float32" if self.format == "onnx-fp32" else "int8"
 
     def _file(self, content: bytes) -> Timed:

@@ -87,9 +87,14 @@ class OnnxRuntimeDevice(Device):
     """
 
     def __init__(self, precision: Precision) -> None:
-        self.precision = precision
+        self._precision: Precision = precision
         self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
         self._cuts: dict[str, onnx.ModelProto] = {}
+
+    @property
+    def precision(self) -> Precision:
+        """The precision it was made for."""
+        return self._precision
 
     def machine(self) -> Machine:
         """This machine with its ONNX Runtime."""

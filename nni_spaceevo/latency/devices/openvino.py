@@ -92,7 +92,6 @@ class OpenVinoDevice(Device):
     """OpenVINO's CPU plugin in INT8."""
 
     name = "openvino-x86-int8"
-    precision = "int8"
 
     def machine(self) -> Machine:
         """This machine with its OpenVINO."""
