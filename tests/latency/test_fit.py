@@ -18,16 +18,22 @@ KERNELS = [
 ]
 
 
-@pytest.mark.parametrize("leaves", [2, 12, 31])
+# More than 64 leaves are walked, fewer are scored.
+@pytest.mark.parametrize("leaves", [2, 12, 31, 100])
 def test_extracted_trees_predict_what_scikit_learn_predicts(rng, leaves):
     rows = rng.normal(size=(400, 7))
     target = np.sin(3 * rows[:, 0]) + rows[:, 1] * (rows[:, 2] > 0)
     fresh = rng.normal(size=(1000, 7)) * 2
     # OpenMP's threads spin for a minute where another process has the other core.
     with threadpool_limits(1):
-        model = HistGradientBoostingRegressor(max_iter=60, max_leaf_nodes=leaves).fit(rows, target)
+        model = HistGradientBoostingRegressor(
+            max_iter=60, max_leaf_nodes=leaves, min_samples_leaf=2
+        ).fit(rows, target)
         expected = model.predict(fresh)
-    assert extract_trees(model).predict(fresh) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+    trees = extract_trees(model)
+    found = (trees.left == np.arange(trees.left.shape[1])) & (trees.value != 0)
+    assert found.sum(axis=1).max() == leaves
+    assert trees.predict(fresh) == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 
 def test_a_physical_cost_is_found_exactly():
