@@ -90,6 +90,7 @@ class OnnxRuntimeDevice(Device):
         self._precision: Precision = precision
         self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
         self._cuts: dict[str, onnx.ModelProto] = {}
+        self._fused: dict[RuntimeKernel, bool] = {}
 
     @property
     def precision(self) -> Precision:
@@ -127,7 +128,12 @@ class OnnxRuntimeDevice(Device):
 
     def contained(self, kernel: RuntimeKernel) -> RuntimeKernel | None:
         """The convolution that a sum is computed within, where the runtime fuses the two."""
-        if kernel.type != "add" or _middle(self._context(kernel)):
+        if kernel.type != "add":
+            return None
+        # Asked again and again while a profile is planned; each answer optimises a network.
+        if kernel not in self._fused:
+            self._fused[kernel] = not _middle(self._context(kernel))
+        if not self._fused[kernel]:
             return None
         return RuntimeKernel("conv1x1", kernel.hw, kernel.cin, kernel.cin)
 
