@@ -30,14 +30,15 @@ _TOO_NOISY = 0.25
 # A model is visited at most this many times as often as quiet visits are wanted.
 _PATIENCE = 2
 # After a model is built or another has run, caches and clock need a few runs to settle. Long
-# models get fewer runs, at least these; short ones at most ten and what the options ask for.
-_WARMUP_US, _LEAST_WARMUP, _MOST_WARMUP = 10_000, 2, 10
-_RUNS_US, _LEAST_RUNS = 10_000, 3
+# models get fewer runs; short ones at most ten and what the options ask for.
+_WARMUP_US, _MOST_WARMUP = 10_000, 10
+_RUNS_US = 10_000
 # Networks outgrow the caches, and what neighbours of a shared host do to its memory comes and goes
-# without the reference kernel's notice: they are visited so many times as often.
-NETWORK_VISITS = 3
-# After so long the reference is asked again; a visit ends after so many tries for each portion.
-_PORTION_US, _PORTION_TRIES = 10_000, 3
+# without the reference kernel's notice: they are visited briefly, and so many times as often. The
+# least of 28 visits repeats within 2 %, of 9 longer ones only within 5 to 9 %.
+NETWORK_VISITS = 10
+# A visit that ended in a slow moment is tried so many times.
+_TRIES = 3
 # Share of the free memory for models kept between visits.
 _ROOM = 0.25
 # A visit in a slow moment is postponed, for at most this long, and while all waiting together has
@@ -236,31 +237,21 @@ class _Visitor:
         self._patience_s += seconds
         return Slot(key=job.key, us=us, reference_us=reference_us, seconds=round(seconds, 6))
 
-    def _least_us(self, timed: Timed, before_us: float) -> tuple[float, float]:
-        """Least time of runs between two quiet references, and the slower of the two.
-
-        A long model is run in portions, lest the quiet end unnoticed. If none of them was between
-        quiet references, the least time of all and the quietest pair.
-        """
+    def _least_us(self, timed: Timed, reference_us: float) -> tuple[float, float]:
+        """Least time of all tries, and the slower of the references around the quietest of them."""
+        # This run warms up as well; long models get no other.
         once = timed.least_us(0, 1)
-        warmup = int(np.clip(_WARMUP_US / once, _LEAST_WARMUP, _MOST_WARMUP))
-        runs = int(np.clip(_RUNS_US / once, min(_LEAST_RUNS, self._repeats), self._repeats))
-        portion = int(np.clip(_PORTION_US / once, 1, runs))
-        found: list[tuple[bool, float, float]] = []
-        done = 0
-        for _ in range(_PORTION_TRIES * -(-runs // portion)):
-            us = timed.least_us(0 if found else warmup, portion)
+        warmup = min(int(_WARMUP_US / once), _MOST_WARMUP)
+        runs = int(np.clip(_RUNS_US / once, 1, self._repeats))
+        least, quietest = float("inf"), float("inf")
+        for _ in range(_TRIES):
+            least = min(least, timed.least_us(warmup, runs))
             after_us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
-            slower = max(before_us, after_us)
-            quiet = slower <= _GATE * _best(self._references_us)
-            found.append((not quiet, us, slower))
-            done += portion * quiet
-            if done >= runs:
+            quietest = min(quietest, max(reference_us, after_us))
+            if quietest <= _GATE * _best(self._references_us):
                 break
-            before_us = after_us if quiet else self._quiet_reference_us()
-        loud = min(found)[0]
-        kept = [(us, slower) for is_loud, us, slower in found if is_loud == loud]
-        return min(us for us, _ in kept), min(slower for _, slower in kept)
+            reference_us = self._quiet_reference_us()
+        return least, quietest
 
     def _quiet_reference_us(self) -> float:
         """Time of the reference kernel, near its best where patience allows."""

@@ -182,6 +182,7 @@ class _ProfileRun:
         beside = kernels_beside(kernels, streams[4])
         noise = self._measure(self._kernel_jobs(kernels), journal, options.rounds)
         kernels += self._more(name, pool, kernels, noise, streams[3])
+        beside = [k for k in beside if k not in set(kernels)]
         kernel_jobs = self._kernel_jobs([*kernels, *beside])
         jobs = list({job.key: job for job in (*kernel_jobs, *networks)}.values())
         noise = self._measure(jobs, journal, options.rounds)

@@ -21,7 +21,7 @@ from ...hyperspace import BlockConfig
 from ..graph import Precision, subnet_model
 from ..kernel_graph import Context, context_model, copy_name, idle_model, replicated
 from ..lowering import FLOAT, RuntimeKernel
-from ..machine import Machine, describe_machine
+from ..machine import Machine, describe_machine, free_memory_mb
 from .device import Device, Timed
 
 _OPTIMIZED = {"graph_optimization_level": "ORT_ENABLE_ALL", "intra_op_num_threads": "1"}
@@ -30,7 +30,8 @@ _PROTOCOL = (
     "batch 1, 1 thread, pinned to one core, inputs and outputs bound; least time of all runs of "
     "rounds spread over the session, each round after warm-up runs"
 )
-_KEPT_BYTES = 4 << 20
+# Share of the free memory for kernels that are cut out once and visited many times.
+_ROOM = 0.15
 _INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _MOVES = ("Transpose", "Flatten", "Reshape", "ReorderInput", "ReorderOutput")
@@ -90,6 +91,7 @@ class OnnxRuntimeDevice(Device):
         self._precision: Precision = precision
         self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
         self._cuts: dict[str, onnx.ModelProto] = {}
+        self._room_bytes = _ROOM * free_memory_mb() * 2**20
         self._fused: dict[RuntimeKernel, bool] = {}
 
     @property
@@ -108,8 +110,8 @@ class OnnxRuntimeDevice(Device):
         model = self._cuts.get(key)
         if model is None:
             model = self.cut(kernel, copies)
-            # Kernels are visited many times; the largest would fill the memory.
-            if model.ByteSize() < _KEPT_BYTES:
+            if model.ByteSize() < self._room_bytes:
+                self._room_bytes -= model.ByteSize()
                 self._cuts[key] = model
         return TimedSession(model, optimize=False)
 
