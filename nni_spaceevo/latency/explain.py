@@ -186,13 +186,13 @@ _Weighted = tuple[RuntimeKernel, float]
 def _weighted_parts(lowering: Lowering, block: PlacedBlock) -> list[_Weighted]:
     if lowering.whole_blocks:
         return [(part, mparams(block.kernels)) for part in lowering.lower_block(block)]
-    return [part for kernel in block.kernels for part in _lowered(lowering, kernel)]
+    lowered = zip(block.kernels, lowering.lower_each(block.kernels), strict=True)
+    return [part for kernel, parts in lowered for part in _weighted(kernel, parts)]
 
 
-def _lowered(lowering: Lowering, kernel: Kernel) -> list[_Weighted]:
+def _weighted(kernel: Kernel, parts: Sequence[RuntimeKernel]) -> list[_Weighted]:
     # An activation that runs on its own reads no weights; they belong to the kernel before it.
-    main, *others = lowering.lower(kernel)
-    return [(main, mparams([kernel])), *((part, 0.0) for part in others)]
+    return [(part, 0.0 if i else mparams([kernel])) for i, part in enumerate(parts)]
 
 
 def _in_network_us(predictor: LatencyPredictor, parts: Sequence[_Weighted]) -> list[float]:
@@ -315,7 +315,7 @@ def _all_measured(predictor: LatencyPredictor, kernels: Sequence[Kernel]) -> boo
 
 
 def _prices(predictor: LatencyPredictor, kernels: dict[Kernel, None]) -> dict[Kernel, float]:
-    parts = {kernel: _lowered(predictor.lowering, kernel) for kernel in kernels}
+    parts = {kernel: _weighted(kernel, predictor.lowering.lower(kernel)) for kernel in kernels}
     us = iter(_in_network_us(predictor, list(itertools.chain.from_iterable(parts.values()))))
     return {kernel: fsum(itertools.islice(us, len(mine))) for kernel, mine in parts.items()}
 

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .lowering import ACTIVATIONS, RuntimeKernel
+from .lowering import ACTIVATIONS, SUM, RuntimeKernel
 
 FloatArray = NDArray[np.float64]
 
 _MODULI = (4, 8, 16, 32, 64)
-_ACTIVATION_CODES = {name: code for code, name in enumerate(("none", *ACTIVATIONS))}
+_ACTIVATION_CODES = {name: code for code, name in enumerate(("none", *ACTIVATIONS, SUM))}
 FEATURE_NAMES: tuple[str, ...] = (
     *("hw", "hw_out", "cin", "cout", "kernel_size", "stride", "squeezed"),
     *("log_macs", "log_input", "log_output", "log_weights", "pixels_mod4", "pixels_mod16"),

@@ -10,7 +10,7 @@ parallel copies, so that a call's cost is shared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -19,7 +19,7 @@ from onnx import TensorProto
 from ..errors import PredictorError
 from ..hyperspace import ConvStep, LinearStep, SqueezeExciteStep
 from .graph import RANGES, SIGNED, GraphWriter, Precision
-from .lowering import ACTIVATED, ACTIVATIONS, PLAIN, RuntimeKernel
+from .lowering import ACTIVATED, ACTIVATIONS, PLAIN, SUM, RuntimeKernel
 
 MAX_COPIES = 16
 # Copies are added until a run takes about this long, by a rough guess of the kernel's time.
@@ -49,7 +49,7 @@ class Context:
     Attributes
     ----------
     model : image, producers, kernel, one consumer
-    producers : convolutions before the kernel: 2 for a sum, 0 on an image, else 1
+    producers : convolutions before the kernel: 2 if it sums, 0 on an image, else 1
     """
 
     model: onnx.ModelProto
@@ -71,7 +71,13 @@ def context_model(kernel: RuntimeKernel, precision: Precision, present: bool = T
     values = [value]
     for _ in range(producers):
         values.append(w.convolution(values[-1], ConvStep("before", kernel.cin, kernel.cin)))
-    inputs, width = values[-2:] if kernel.type == "add" else values[-1:], kernel.cin
+    if kernel.activation == SUM:
+        # The other summand comes from the same convolution with other weights: whichever of the
+        # two the runtime sums in, it is this kernel.
+        values.insert(-1, kernel_nodes(w, values[-1:], replace(kernel, activation="none")))
+        producers += 1
+    sums = kernel.type == "add" or kernel.activation == SUM
+    inputs, width = values[-2:] if sums else values[-1:], kernel.cin
     value = inputs[-1]
     if present:
         value, width = kernel_nodes(w, inputs, kernel), kernel.cout
@@ -165,6 +171,9 @@ def kernel_nodes(w: GraphWriter, inputs: Sequence[str], kernel: RuntimeKernel) -
     k, value = kernel, inputs[0]
     match k.type:
         case "conv1x1" | "conv" | "dwconv":
+            if k.activation == SUM:
+                value = kernel_nodes(w, inputs[-1:], replace(k, activation="none"))
+                return w.activated(w.node("Add", [value, inputs[0]]), "none")
             depthwise = k.type == "dwconv"
             step = ConvStep(
                 "kernel", k.cin, k.cout, k.kernel_size, k.stride, depthwise, True, k.activation

@@ -9,8 +9,8 @@ falls back to float for hard swish.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from msgspec import field
 
@@ -26,6 +26,10 @@ ACTIVATIONS = ("relu", "relu6", "swish", "hswish", "hsigmoid")
 # Clipping is part of requantizing and of a convolution's last step, so where it starts no operator
 # it costs nothing; other activations that are computed within a kernel still cost arithmetic.
 _CLIPPING = ("relu", "relu6")
+# In place of an activation: the residual sum is computed within the kernel.
+SUM = "sum"
+# Kernels that a sum can be computed within.
+SUMMED = ("conv1x1", "conv")
 FLOAT = "float32"
 # Prefix of a block type that is one runtime kernel; some block types are named like kernels.
 BLOCK = "block_"
@@ -43,7 +47,7 @@ class RuntimeKernel:
     cin, cout : input and output channels; equal for all but convolutions, linear and blocks
     kernel_size, stride : of convolutions and blocks
     squeezed : inner channels of an "se"
-    activation : computed within the kernel and part of its price
+    activation : computed within the kernel and part of its price; "sum" for a residual sum
     expand : expand ratio of a block, 0 where it has none
     """
 
@@ -85,6 +89,7 @@ class Lowering(Record, frozen=True):
     own_kernel : activations that run as kernels of their own, by the kernel type they follow
     free : activations that cost nothing, by the kernel type they follow
     unaligned : units that start other operators where channels do not fill the runtime's vectors
+    sums_within : kernel types that a sum is computed within; there is then no "add" by itself
     whole_blocks : a block is one unit; the rest is then empty
     """
 
@@ -92,16 +97,37 @@ class Lowering(Record, frozen=True):
     own_kernel: dict[str, tuple[str, ...]] = field(default_factory=dict)
     free: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sums_within: tuple[str, ...] = ()
     whole_blocks: bool = False
 
     def lower_block(self, block: PlacedBlock) -> tuple[RuntimeKernel, ...]:
         """Runtime kernels of one block; raises as `lower`."""
         if self.whole_blocks:
             return (whole_block(block),)
-        return tuple(part for kernel in block.kernels for part in self.lower(kernel))
+        return tuple(part for parts in self.lower_each(block.kernels) for part in parts)
+
+    def lower_each(self, kernels: Sequence[Kernel]) -> list[tuple[RuntimeKernel, ...]]:
+        """Runtime kernels of each kernel of a block; raises as `lower`, or for a lost sum."""
+        found = [self.lower(kernel) for kernel in kernels]
+        for i, kernel in enumerate(kernels):
+            if kernel.op == "add" and self.sums_within:
+                self._sum_within(found, i)
+        return found
+
+    def _sum_within(self, found: list[tuple[RuntimeKernel, ...]], end: int) -> None:
+        """Move a sum into the last convolution before it."""
+        for i in reversed(range(end)):
+            last = found[i][-1] if found[i] else None
+            if last is not None and last.unit in self.sums_within:
+                found[i] = (*found[i][:-1], replace(last, activation=SUM))
+                return
+        raise PredictorError(
+            "kernel 'add': this device computes sums within convolutions, and there is none "
+            "before it that could"
+        )
 
     def lower(self, kernel: Kernel) -> tuple[RuntimeKernel, ...]:
-        """Runtime kernels of one abstract kernel.
+        """Runtime kernels of one abstract kernel; of a sum within another, its activation alone.
 
         Raises
         ------
@@ -117,6 +143,8 @@ class Lowering(Record, frozen=True):
             parts = (main, RuntimeKernel(activation, size, width, width))
         else:
             parts = (_main_kernel(kernel, activation),)
+        if main.type == "add" and self.sums_within:
+            parts = parts[1:]
         for part in parts:
             if part.unit not in self.operators:
                 raise PredictorError(
@@ -197,7 +225,9 @@ def lowering_of(operators: dict[str, tuple[str, ...]]) -> Lowering:
             continue
         extra = Counter(ops)
         extra.subtract(operators[kind])
-        if not any(extra.values()) and activation in _CLIPPING:
+        if activation == SUM:
+            kept[name] = ops
+        elif not any(extra.values()) and activation in _CLIPPING:
             free.setdefault(kind, []).append(activation)
         elif any(extra.values()) and min(extra.values()) >= 0:
             own.setdefault(kind, []).append(activation)

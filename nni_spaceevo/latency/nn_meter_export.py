@@ -29,7 +29,7 @@ from .graph import subnet_model
 from .nn_meter import META_FILE, RULES_FILE, MeterKernel, MeterLowering, Model
 from .predictor import LatencyPredictor
 from .report import error_statistics
-from .sampling import Network, held_out_networks, random_network
+from .sampling import Network, random_networks, random_network
 
 SCHEMA = 1
 VERSION = 1.0
@@ -339,7 +339,7 @@ def export_nn_meter(
     _refuse_strange_pickles(output, {e.kernel.predictor for e in examples})
     models = fit_models(examples, seed)
     _write_pickles(output, models)
-    held_out = held_out_networks(hyperspace, rng, NETWORKS_HELD_OUT, drawn)
+    held_out = random_networks(hyperspace, rng, NETWORKS_HELD_OUT, drawn)
     visible_ms, exported_ms = _nn_meter_ms(models, output / RULES_FILE, held_out)
     ours = predictor.network_ms([network.placed for network in held_out])
     report = ExportReport(

@@ -291,13 +291,15 @@ class LatencyPredictor:
         def places(lowered: Iterable[RuntimeKernel]) -> list[int]:
             return [parts.setdefault(part, len(parts)) for part in lowered]
 
+        # Where kernels do not depend on those before them, each is lowered once.
+        together = self.lowering.whole_blocks or bool(self.lowering.sums_within)
+
         @cache
         def lower(kernel: Kernel) -> tuple[list[int], int]:
-            whole = self.lowering.whole_blocks
-            return [] if whole else places(self.lowering.lower(kernel)), kernel.params
+            return [] if together else places(self.lowering.lower(kernel)), kernel.params
 
         found = [[lower(kernel) for kernel in block.kernels] for block in blocks]
-        if self.lowering.whole_blocks:
+        if together:
             rows = [places(self.lowering.lower_block(block)) for block in blocks]
         else:
             rows = [[i for places, _ in kernels for i in places] for kernels in found]

@@ -52,8 +52,7 @@ from .report_plot import write_accuracy_plot
 from .sampling import (
     KernelPool,
     Network,
-    calibration_networks,
-    held_out_networks,
+    random_networks,
     kernel_pool,
     kernels_beside,
     more_kernels,
@@ -171,10 +170,8 @@ class _ProfileRun:
         journal = Journal(self.output / ".profile" / f"{name}.jsonl")
         streams = np.random.default_rng(options.seed).spawn(5)
         pool = kernel_pool(self.hyperspace, lowering, streams[0])
-        calibration = calibration_networks(
-            self.hyperspace, streams[1], options.calibration_networks
-        )
-        validation = held_out_networks(
+        calibration = random_networks(self.hyperspace, streams[1], options.calibration_networks)
+        validation = random_networks(
             self.hyperspace, streams[2], options.validation_networks, calibration
         )
         networks = [network_job(self.device, n) for n in (*calibration, *validation)]

@@ -16,7 +16,7 @@ from .machine import Machine
 from .measure import measure_all, network_job
 from .predictor import LatencyPredictor
 from .report import network_statistics
-from .sampling import held_out_networks
+from .sampling import random_networks
 
 
 def validate_predictor(
@@ -54,7 +54,7 @@ def validate_predictor(
             f"{device.name} runs {device.precision}; predictor {predictor.name} is for "
             f"{predictor.provenance.precision}"
         )
-    chosen = held_out_networks(hyperspace, np.random.default_rng([seed, 7]), networks, [])
+    chosen = random_networks(hyperspace, np.random.default_rng([seed, 7]), networks, [])
     jobs = [network_job(device, n) for n in chosen]
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "validation.jsonl")

@@ -8,7 +8,16 @@ from typing import Protocol
 
 from ...hyperspace import BlockConfig
 from ..graph import Precision
-from ..lowering import ACTIVATED, ACTIVATIONS, PLAIN, Lowering, RuntimeKernel, lowering_of
+from ..lowering import (
+    ACTIVATED,
+    ACTIVATIONS,
+    PLAIN,
+    SUM,
+    SUMMED,
+    Lowering,
+    RuntimeKernel,
+    lowering_of,
+)
 from ..machine import Machine
 
 # Size and widths at which lowerings are probed: whole vectors, and channels that leave a rest.
@@ -77,6 +86,9 @@ class Device(ABC):
         told = {unit: operators for unit, operators in found.items() if operators is not None}
         if len(told) < len(found):
             return Lowering(operators=dict.fromkeys(found, ("not told",)))
+        sum_alone = next(p for p in probes(_PROBE_WIDTH) if p.unit == "add")
+        sums_within = () if told["add"] or self.contained(sum_alone) else SUMMED
+        told |= {f"{kind}+{SUM}": told[kind] for kind in sums_within}
         lowering = lowering_of(told)
         others = {p.unit: self.operators(p) or () for p in probes(_UNALIGNED_WIDTH)}
         unaligned = {
@@ -89,6 +101,7 @@ class Device(ABC):
             own_kernel=lowering.own_kernel,
             free=lowering.free,
             unaligned=unaligned,
+            sums_within=sums_within,
         )
 
 

@@ -92,7 +92,6 @@ class OnnxRuntimeDevice(Device):
         self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
         self._cuts: dict[str, onnx.ModelProto] = {}
         self._room_bytes = _ROOM * free_memory_mb() * 2**20
-        self._fused: dict[RuntimeKernel, bool] = {}
 
     @property
     def precision(self) -> Precision:
@@ -128,27 +127,16 @@ class OnnxRuntimeDevice(Device):
         """Operators of the optimised graph between the kernel's neighbours."""
         return tuple(map(_label, _middle(self._context(kernel))))
 
-    def contained(self, kernel: RuntimeKernel) -> RuntimeKernel | None:
-        """The convolution that a sum is computed within, where the runtime fuses the two."""
-        if kernel.type != "add":
-            return None
-        # Asked again and again while a profile is planned; each answer optimises a network.
-        if kernel not in self._fused:
-            self._fused[kernel] = not _middle(self._context(kernel))
-        if not self._fused[kernel]:
-            return None
-        return RuntimeKernel("conv1x1", kernel.hw, kernel.cin, kernel.cin)
-
     def cut(self, kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
         """Copies of a kernel as the runtime runs it between other kernels.
 
         Raises
         ------
         DeviceError
-            The runtime leaves nothing of the kernel.
+            The runtime leaves nothing of the kernel; it computes it within the one before.
         """
         context = self._context(kernel)
-        nodes = _middle(context) or _fused_into(context)
+        nodes = _middle(context)
         if not nodes:
             raise DeviceError(f"{self.name}: nothing is left of kernel {kernel.key} once optimised")
         return _cut_out(context.model, nodes, copies)
@@ -214,12 +202,6 @@ def _middle(context: Context) -> list[onnx.NodeProto]:
     before = _ancestors(nodes, producers) if producers else _entry_nodes(nodes)
     between = _ancestors(nodes, computing[-1:]) - before - {computing[-1].output[0]}
     return [node for node in nodes if node.output[0] in between]
-
-
-def _fused_into(context: Context) -> list[onnx.NodeProto]:
-    """The last producer, where it does the kernel's work along with its own."""
-    computing = [node for node in context.model.graph.node if node.op_type in _COMPUTES]
-    return computing[max(context.producers - 1, 0) : context.producers]
 
 
 def _ancestors(nodes: Sequence[onnx.NodeProto], roots: Sequence[onnx.NodeProto]) -> set[str]:
