@@ -29,7 +29,7 @@ from .graph import subnet_model
 from .nn_meter import META_FILE, RULES_FILE, MeterKernel, MeterLowering, Model
 from .predictor import LatencyPredictor
 from .report import error_statistics
-from .sampling import Network, random_networks, random_network
+from .sampling import Network, random_network, random_networks
 
 SCHEMA = 1
 VERSION = 1.0

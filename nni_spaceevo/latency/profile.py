@@ -52,10 +52,10 @@ from .report_plot import write_accuracy_plot
 from .sampling import (
     KernelPool,
     Network,
-    random_networks,
     kernel_pool,
     kernels_beside,
     more_kernels,
+    random_networks,
     sample_kernels,
 )
 

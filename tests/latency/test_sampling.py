@@ -7,11 +7,11 @@ import pytest
 
 from nni_spaceevo.hyperspace import Stage, load_hyperspace, mflops
 from nni_spaceevo.latency.sampling import (
-    random_networks,
     kernel_pool,
     more_kernels,
     network,
     random_network,
+    random_networks,
     sample_kernels,
 )
 
