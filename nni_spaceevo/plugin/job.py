@@ -7,6 +7,7 @@ find the results of each step in its work folder.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from ..distill.config import DistillConfig, TeacherConfig
 from ..errors import ConfigError
@@ -25,11 +26,12 @@ class SearchConfig(Record, frozen=True):
     constraints_ms : latency constraints T in milliseconds
     constraint_quantiles : instead of `constraints_ms`: the T that these shares of random subnets
         stay within, so that the job fits a device of any speed
-    samples, top, t, a : see `nni_spaceevo.search.QTConfig`
+    estimator, samples, top, t, a : see `nni_spaceevo.search.QTConfig`
     """
 
     constraints_ms: tuple[float, ...] = ()
     constraint_quantiles: tuple[float, ...] = ()
+    estimator: Literal["exact", "sampled"] = "exact"
     samples: int = 100_000
     top: int = 50
     t: float = 0.08

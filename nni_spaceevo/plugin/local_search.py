@@ -1,7 +1,8 @@
-"""The search without NNI: aging evolution in this process, thousands of spaces in a minute."""
+"""The search without NNI: thousands of spaces in seconds, in this process."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ from tqdm import tqdm
 from ..errors import ConfigError
 from ..files import Record, digest, exclusive, read_json, to_json, write_atomically
 from ..lut import QuantizedLUT
-from ..search import AgingEvolution, EvolutionConfig, qt_score
+from ..search import (
+    AgingEvolution,
+    EvolutionConfig,
+    QTConfig,
+    check_constraints,
+    make_scorer,
+    make_search,
+    score_bound,
+)
 from .job import Job
 from .prepare import constraints
 from .results import LOCAL, SCHEMA, ScoredSpace, SearchResults
 from .trial import metrics_of, score_config
 
-_SAVE_EVERY = 100
+# A kill loses at most this much work.
+_SAVE_EVERY_S = 2.0
 
 
 class LocalState(Record, frozen=True):
@@ -30,59 +40,84 @@ class LocalState(Record, frozen=True):
 def search_locally(
     job: Job, lut: QuantizedLUT, config: EvolutionConfig, evaluations: int
 ) -> SearchResults:
+    """Search the LUT of a job; see `search_lut`. The state is kept in its work folder."""
+    scoring = score_config(job, constraints(job, lut))
+    return search_lut(lut, scoring, config, evaluations, job.work / "local_search.json")
+
+
+def search_lut(
+    lut: QuantizedLUT,
+    scoring: QTConfig,
+    config: EvolutionConfig,
+    evaluations: int,
+    state: Path,
+) -> SearchResults:
     """Score `evaluations` spaces, continuing a search that was stopped.
 
-    The state is kept in the job's work folder; a continued search ends with the same spaces.
+    A local search at the end, `config.evolve`, begins with the spaces of the bound on the score.
+
+    Parameters
+    ----------
+    lut : losses and latencies
+    scoring : what makes a space good
+    config : how to search
+    evaluations : how many spaces in all
+    state : file that a stopped search is continued from; one of another search is overwritten
 
     Raises
     ------
     ConfigError
         `evaluations` is below 1.
+    ConstraintError
+        A constraint that cannot tell spaces apart.
     LockedError
-        Another process is searching with this job.
+        Another process is searching with this state.
     """
     if evaluations < 1:
         raise ConfigError(f"evaluations must be at least 1, given {evaluations}")
-    path = job.work / "local_search.json"
-    constraints_ms = constraints(job, lut)
-    scoring = score_config(job, constraints_ms)
+    check_constraints(lut, scoring.constraints_ms)
     made_for = digest(lut.fingerprint, to_json(scoring), to_json(config))
-    evolution = AgingEvolution(job.hyperspace, config)
-    with exclusive(path):
-        found = _continue(path, made_for, evolution)[:evaluations]
-        total = min(evaluations, job.hyperspace.num_spaces)
-        with tqdm(total=total, initial=len(found), desc="Searching", mininterval=0.5) as bar:
+    with exclusive(state):
+        first = () if config.evolve is None else score_bound(lut, scoring).codes
+        search = make_search(lut.hyperspace, config, first)
+        score = make_scorer(lut, scoring)
+        found = _continue(state, made_for, search)[:evaluations]
+        total = min(evaluations, lut.hyperspace.num_spaces)
+        saved = time.monotonic()
+        with tqdm(total=total, initial=len(found), desc="Searching", unit="space") as bar:
             while len(found) < total:
-                code = evolution.ask()
-                score = qt_score(lut, code, scoring)
-                evolution.tell(code, score.score)
-                metrics = metrics_of(score, constraints_ms)
-                found.append(ScoredSpace(space=str(code), score=score.score, metrics=metrics))
+                code = search.ask()
+                result = score(code)
+                search.tell(code, result.score)
+                metrics = metrics_of(result, scoring.constraints_ms)
+                found.append(ScoredSpace(space=str(code), score=result.score, metrics=metrics))
                 bar.update()
-                if len(found) % _SAVE_EVERY == 0 or len(found) == total:
-                    best, best_score = evolution.best
+                now = time.monotonic()
+                if now - saved > _SAVE_EVERY_S or len(found) == total:
+                    best, best_score = search.best
                     bar.set_postfix_str(f"best {best} {best_score:.4f}")
-                    _save(path, made_for, evolution, found)
+                    _save(state, made_for, search, found)
+                    saved = now
     return SearchResults(
         schema=SCHEMA,
-        hyperspace=job.hyperspace.name,
-        hyperspace_fingerprint=job.hyperspace.fingerprint,
+        hyperspace=lut.hyperspace.name,
+        hyperspace_fingerprint=lut.hyperspace.fingerprint,
         experiment=LOCAL,
-        constraints_ms=constraints_ms,
+        constraints_ms=scoring.constraints_ms,
         spaces=tuple(found),
     )
 
 
-def _continue(path: Path, made_for: str, evolution: AgingEvolution) -> list[ScoredSpace]:
+def _continue(path: Path, made_for: str, search: AgingEvolution) -> list[ScoredSpace]:
     if not path.is_file():
         return []
     state = read_json(path, LocalState)
     if state.made_for != made_for:
         return []
-    evolution.load_state_dict(state.evolution)
+    search.load_state_dict(state.evolution)
     return list(state.spaces)
 
 
-def _save(path: Path, made_for: str, evolution: AgingEvolution, found: list[ScoredSpace]) -> None:
-    state = LocalState(made_for=made_for, evolution=evolution.state_dict(), spaces=tuple(found))
+def _save(path: Path, made_for: str, search: AgingEvolution, found: list[ScoredSpace]) -> None:
+    state = LocalState(made_for=made_for, evolution=search.state_dict(), spaces=tuple(found))
     write_atomically(path, to_json(state))

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
-from ..search import BATCH, QTConfig, SpaceScore, qt_score, sample_subnets
+from ..search import BATCH, QTConfig, SpaceScore, make_scorer, sample_subnets
 from .job import Job
 from .registration import program
 from .results import LOCAL, SearchResults
@@ -50,14 +50,13 @@ class Comparison:
 def compare(lut: QuantizedLUT, best: SpaceCode, config: QTConfig) -> Comparison:
     """Score the best space, all uniform spaces and random ones in the same way."""
     hyperspace = lut.hyperspace
+    score = make_scorer(lut, config)
     codes = dict.fromkeys(hyperspace.uniform_spaces())
-    uniform = sorted(
-        (qt_score(lut, code, config) for code in codes), key=lambda s: (-s.score, s.code)
-    )
+    uniform = sorted(map(score, codes), key=lambda s: (-s.score, s.code))
     rng = np.random.default_rng(config.seed)
     drawn = (hyperspace.random_space(rng) for _ in range(RANDOM_SPACES))
-    random = sorted(qt_score(lut, code, config).score for code in drawn)
-    return Comparison(qt_score(lut, best, config), tuple(uniform), tuple(random))
+    random = sorted(score(code).score for code in drawn)
+    return Comparison(score(best), tuple(uniform), tuple(random))
 
 
 def write_report(job: Job, results: SearchResults | None = None) -> Path:

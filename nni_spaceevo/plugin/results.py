@@ -74,6 +74,7 @@ class SearchKey(Record, frozen=True):
     hyperspace_fingerprint: str
     population_size: int
     sample_size: int
+    evolve: int | None
     seed: int
 
 

@@ -24,6 +24,7 @@ def score_config(job: Job, constraints_ms: tuple[float, ...]) -> QTConfig:
     search = job.config.search
     return QTConfig(
         constraints_ms=constraints_ms,
+        estimator=search.estimator,
         samples=search.samples,
         top=search.top,
         t=search.t,

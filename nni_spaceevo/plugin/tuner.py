@@ -24,7 +24,7 @@ from ..errors import CheckpointError, CodeError, ConfigError, LockedError, Space
 from ..files import Record, convert, exclusive, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
-from ..search import AgingEvolution, EvolutionConfig
+from ..search import EvolutionConfig, make_search
 from . import seam
 from .job import Job
 from .results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
@@ -44,13 +44,14 @@ class TunerArgs(Record, frozen=True):
     Attributes
     ----------
     job : job file, relative to `trialCodeDirectory`
-    population_size, sample_size : see `nni_spaceevo.search.EvolutionConfig`
+    population_size, sample_size, evolve : see `nni_spaceevo.search.EvolutionConfig`
     seed : of the evolution; None takes the job's
     """
 
     job: str
     population_size: int = 500
     sample_size: int = 125
+    evolve: int | None = None
     seed: int | None = None
 
 
@@ -99,6 +100,7 @@ class SpaceEvoTuner(Tuner):
         self._config = EvolutionConfig(
             population_size=args.population_size,
             sample_size=args.sample_size,
+            evolve=args.evolve,
             seed=self.job.config.seed if args.seed is None else args.seed,
         )
         check_trial_python(experiment.get("trialCommand", ""))
@@ -106,7 +108,7 @@ class SpaceEvoTuner(Tuner):
             check_search_space(self.job.hyperspace, seam.search_space(port))
         self._constraints = known_constraints(self.job)
         self._own_results()
-        self.evolution = AgingEvolution(self.job.hyperspace, self._config)
+        self.evolution = make_search(self.job.hyperspace, self._config)
         self._asked: list[SpaceCode] = []
         self._failed: list[SpaceCode] = []
         self._told: list[ScoredSpace] = []
@@ -307,6 +309,7 @@ class SpaceEvoTuner(Tuner):
             hyperspace_fingerprint=self.job.hyperspace.fingerprint,
             population_size=self._config.population_size,
             sample_size=self._config.sample_size,
+            evolve=self._config.evolve,
             seed=self._config.seed,
         )
 

@@ -18,17 +18,20 @@ _TRIES = 100
 
 
 class EvolutionConfig(Record, frozen=True):
-    """Aging evolution's numbers; defaults as published.
+    """Numbers of a search; defaults as published.
 
     Attributes
     ----------
     population_size : living spaces; the first are the uniform spaces, then random ones
     sample_size : spaces drawn from the population, of which the best becomes a parent
+    evolve : spaces after which a local search takes over from evolution; None for evolution alone,
+        as published
     seed : of every choice
     """
 
     population_size: int = 500
     sample_size: int = 125
+    evolve: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class EvolutionConfig(Record, frozen=True):
                 f"sample_size must be 1 to population_size ({self.population_size}), "
                 f"given {self.sample_size}"
             )
+        if self.evolve is not None and self.evolve < 0:
+            raise ConfigError(f"evolve must not be negative, given {self.evolve}")
 
 
 class AgingEvolution:

@@ -30,16 +30,21 @@ def lut(job):
     return QuantizedLUT.load(job.lut_path, job.hyperspace)
 
 
-def test_it_finds_the_known_best_space(job, lut):
-    results = search_locally(job, lut, CONFIG, 300)
+@pytest.mark.parametrize("evolve", [None, 0, 60])
+def test_it_finds_the_known_best_space(job, lut, evolve):
+    config = EvolutionConfig(population_size=20, sample_size=6, evolve=evolve)
+    results = search_locally(job, lut, config, 300)
     assert results.best.space == "synthetic-120-201"
     assert len(results.spaces) == len({s.space for s in results.spaces}) == 300
 
 
-def test_a_stopped_search_continues_to_the_same_spaces(job, lut, monkeypatch, tmp_path):
-    expected = search_locally(job, lut, CONFIG, 250)
+@pytest.mark.parametrize("evolve", [None, 90])
+def test_a_stopped_search_continues_to_the_same_spaces(job, lut, monkeypatch, evolve):
+    config = EvolutionConfig(population_size=20, sample_size=6, evolve=evolve)
+    expected = search_locally(job, lut, config, 250)
     (job.work / "local_search.json").unlink()
-    original, calls = local_search.qt_score, []
+    monkeypatch.setattr(local_search, "_SAVE_EVERY_S", 0.0)
+    original, calls = local_search.metrics_of, []
 
     def dies(*args):
         calls.append(args)
@@ -47,11 +52,11 @@ def test_a_stopped_search_continues_to_the_same_spaces(job, lut, monkeypatch, tm
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(local_search, "qt_score", dies)
+    monkeypatch.setattr(local_search, "metrics_of", dies)
     with pytest.raises(KeyboardInterrupt):
-        search_locally(job, lut, CONFIG, 250)
+        search_locally(job, lut, config, 250)
     monkeypatch.undo()
-    assert search_locally(job, lut, CONFIG, 250) == expected
+    assert search_locally(job, lut, config, 250) == expected
 
 
 def test_a_longer_search_continues_a_shorter_one(job, lut):
