@@ -6,11 +6,13 @@ Records are `msgspec.Struct` types, so an unknown key or a wrong type is refused
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import re
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,11 +104,15 @@ def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file, or raise `FileAccessError` naming it."""
+    """Read a text file, packed if its name ends in `.gz`, or raise `FileAccessError` naming it."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as stream:
+            return str(stream.read())
+    except UnicodeDecodeError as error:
+        raise FileAccessError(f"{path}: cannot read (it is not UTF-8 text)") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
         raise FileAccessError(f"{path}: cannot read ({reason})") from error
 
 

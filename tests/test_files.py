@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import re
 import stat
@@ -273,6 +274,28 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_text(binary)
     with pytest.raises(FileAccessError, match=r"cannot read \(Is a directory\)"):
         read_text(tmp_path)
+
+
+def test_a_packed_text_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "text.csv.gz"
+    path.write_bytes(gzip.compress("zweitens: ä".encode()))
+    assert read_text(path) == "zweitens: ä"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"text" * 99)[:-12], "end-of-stream"),
+        (b"text", "Not a gzipped file"),
+        (gzip.compress(b"text" * 99)[:10] + b"\xff" * 30, "invalid"),
+        (gzip.compress(b"\xff\xfe"), "it is not UTF-8 text"),
+    ],
+)
+def test_a_damaged_packed_text_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "text.gz"
+    path.write_bytes(content)
+    with pytest.raises(FileAccessError, match=rf"text\.gz: cannot read \(.*{words}"):
+        read_text(path)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ _SPACE = re.compile(rf"({NAME.pattern})-([0-9a-z]+)-([0-9a-z]+)")
 _SUBNET = re.compile(r"d([^_]*)_k([^_]*)_w([^_]*)_e([^_]*)_r(\d+)")
 
 
-@dataclass(frozen=True, order=True, slots=True)
+# NNI keeps weak references to what a model space is frozen to.
+@dataclass(frozen=True, order=True, slots=True, weakref_slot=True)
 class SpaceCode:
     """One search space: a block type and a width window for every searchable stage.
 

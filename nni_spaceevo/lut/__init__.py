@@ -1,5 +1,6 @@
 """The quantized LUT: the table and its file. Building it (`.build`) needs torch."""
 
-from .table import LatencyModel, LUTHeader, QuantizedLUT, Row
+from .pricing import LatencyModel, OtherStages
+from .table import LUTHeader, QuantizedLUT, Row
 
-__all__ = ["LUTHeader", "LatencyModel", "QuantizedLUT", "Row"]
+__all__ = ["LUTHeader", "LatencyModel", "OtherStages", "QuantizedLUT", "Row"]

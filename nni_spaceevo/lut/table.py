@@ -1,8 +1,8 @@
 """The quantized LUT: loss and INT8 latency of sampled sub-stages (SpaceEvo, section 4.3).
 
-One file, an uncompressed npz without objects: a JSON header and one array a column, rows sorted by
-cell = (stage, block type, width window, resolution). Losses come from distillation, latencies from
-a device's predictor; the two are kept apart, so that a LUT can be priced anew for another device.
+One file, an npz without objects: a JSON header and one array a column, rows sorted by cell =
+(stage, block type, width window, resolution). Losses come from distillation, latencies from a
+device's predictor; the two are kept apart, so that a LUT can be priced anew for another device.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -24,19 +24,17 @@ from ..errors import ConfigError, LUTError
 from ..files import Record, convert, digest, exclusive, plain, write_atomically
 from ..hyperspace import (
     BlockChoice,
-    BlockConfig,
     Chain,
-    ElasticStage,
     Hyperspace,
-    PlacedBlock,
     SpaceCode,
-    chain_kernels,
+    load_hyperspace,
     mflops,
     mparams,
-    place,
+    presets,
 )
+from .pricing import LatencyModel, OtherStages, RowBlocks
 
-SCHEMA = 1
+SCHEMA = 2
 _COLUMNS = {
     "stage": np.uint8,
     "block": np.uint8,
@@ -46,7 +44,7 @@ _COLUMNS = {
     "depth": np.uint8,
     "kernel_sizes": np.uint8,
     "widths": np.uint16,
-    "expands": np.float32,
+    "expands": np.float64,
     "loss": np.float32,
     "mflops": np.float32,
     "mparams": np.float32,
@@ -54,26 +52,17 @@ _COLUMNS = {
 }
 
 _ROW = ("stage", "block", "window", "resolution", "cin")
-
-
-class LatencyModel(Protocol):
-    """What the LUT asks of a latency predictor."""
-
-    @property
-    def name(self) -> str:
-        """Name of the device, kept with the LUT."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that latencies depend on."""
-
-    @property
-    def network_overhead_ms(self) -> float:
-        """Milliseconds that a whole network costs beyond its blocks."""
-
-    def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
-        """Latency of each list of blocks, without the per-network constant."""
-        ...
+_LEVEL = 1
+# A `RuntimeError` is zipfile's word for a method or encryption that a damaged header asks for.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    KeyError,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
 
 
 class LUTHeader(Record, frozen=True):
@@ -84,9 +73,13 @@ class LUTHeader(Record, frozen=True):
     schema : version of the file format
     hyperspace, hyperspace_fingerprint : what the rows are sub-stages of
     teacher : name and fingerprint of the distillation's teacher, or the source of imported rows
-    device, device_fingerprint : the latency predictor; empty while unpriced
     made_with : fingerprint of the settings it was built with; empty for imported rows
+    device, device_fingerprint : name and fingerprint of the latency predictor that priced the rows;
+        for rows imported with their latencies, a name for their device and a hash of the rows;
+        empty while unpriced
     other_ms : latency of stem, head and the network's constant by resolution, in milliseconds
+    other_ms_source : where `other_ms` comes from: a latency predictor, not always the rows' own,
+        or figures that the user gave; empty while unpriced
     """
 
     schema: int
@@ -97,6 +90,7 @@ class LUTHeader(Record, frozen=True):
     device: str = ""
     device_fingerprint: str = ""
     other_ms: dict[str, float] = msgspec.field(default_factory=dict)
+    other_ms_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLUT:
-    """A LUT in memory; build with `from_rows`, read with `load`.
+    """A LUT in memory; build with `from_rows` or `from_columns`, read with `load`.
 
     Attributes
     ----------
@@ -149,29 +143,12 @@ class QuantizedLUT:
         cls, hyperspace: Hyperspace, rows: Sequence[Row], teacher: str, made_with: str = ""
     ) -> QuantizedLUT:
         """Build an unpriced LUT; the rows' order does not matter."""
-        ordered = sorted(
-            rows, key=lambda r: (r.stage, r.block, r.window, r.resolution, r.cin, r.chain, r.loss)
-        )
-        kernels = [chain_kernels(*_blocks_of(hyperspace, row)) for row in ordered]
-        deepest = max(s.depths[-1] for s in hyperspace.searchable)
-
-        def padded(values: list[list[float]]) -> np.ndarray:
-            return np.array([v + [0] * (deepest - len(v)) for v in values]).reshape(-1, deepest)
-
-        data = {
-            **{
-                k: [getattr(r, k) for r in ordered]
-                for k in ("stage", "block", "window", "resolution", "cin", "loss")
-            },
-            "depth": [len(r.chain) for r in ordered],
-            "kernel_sizes": padded([[b.kernel_size for b in r.chain] for r in ordered]),
-            "widths": padded([[b.width for b in r.chain] for r in ordered]),
-            "expands": padded([[b.expand for b in r.chain] for r in ordered]),
-            "mflops": [mflops(k) for k in kernels],
-            "mparams": [mparams(k) for k in kernels],
-            "latency_ms": [0.0] * len(ordered),
-        }
-        columns = {name: np.asarray(data[name], dtype) for name, dtype in _COLUMNS.items()}
+        columns = _columns_of(rows, max(s.depths[-1] for s in hyperspace.searchable))
+        blocks = RowBlocks.of(hyperspace, columns)
+        kernels = [block.kernels for block in blocks.distinct]
+        columns["mflops"] = blocks.sums([mflops(k) for k in kernels])
+        columns["mparams"] = blocks.sums([mparams(k) for k in kernels])
+        columns["latency_ms"] = np.zeros(len(rows))
         header = LUTHeader(
             schema=SCHEMA,
             hyperspace=hyperspace.name,
@@ -179,29 +156,36 @@ class QuantizedLUT:
             teacher=teacher,
             made_with=made_with,
         )
-        return cls(header, columns, hyperspace)
+        return cls.from_columns(hyperspace, columns, header)
+
+    @classmethod
+    def from_columns(
+        cls, hyperspace: Hyperspace, columns: Mapping[str, np.ndarray], header: LUTHeader
+    ) -> QuantizedLUT:
+        """Build a LUT from arrays, one a column, whose rows are sub-stages of the hyperspace.
+
+        The rows' order does not matter; a column's type may be wider than the file's.
+
+        Raises
+        ------
+        LUTError
+            A cell has no rows, or a loss or latency is not finite and at least 0.
+        """
+        typed = {name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()}
+        order = _order(typed)
+        return cls(header, {name: values[order] for name, values in typed.items()}, hyperspace)
 
     def priced(self, device: LatencyModel) -> QuantizedLUT:
-        """The same losses with the latencies of a device.
-
-        Stem and head are those of the smallest subnet, as the paper's code does; their latency and
-        the network's constant go to `header.other_ms`.
-        """
-        chains = [place(*_blocks_of(self.hyperspace, self.row(i))) for i in range(len(self))]
-        other = {}
-        for resolution in self.hyperspace.distill_resolutions:
-            stem_and_head = _other_blocks(self.hyperspace, resolution)
-            other[str(resolution)] = (
-                float(device.chain_ms([stem_and_head])[0]) + device.network_overhead_ms
-            )
-        header = LUTHeader(
-            **{
-                **plain(self.header),
-                "device": device.name,
-                "device_fingerprint": device.fingerprint,
-                "other_ms": other,
-            }
+        """The same losses with the latencies of a device."""
+        other = OtherStages.predicted(self.hyperspace, device)
+        header = msgspec.structs.replace(
+            self.header,
+            device=device.name,
+            device_fingerprint=device.fingerprint,
+            other_ms=other.ms,
+            other_ms_source=other.source,
         )
+        chains = RowBlocks.of(self.hyperspace, self.columns).chains()
         latency = np.asarray(device.chain_ms(chains), _COLUMNS["latency_ms"])
         return replace(self, header=header, columns={**self.columns, "latency_ms": latency})
 
@@ -224,7 +208,7 @@ class QuantizedLUT:
         c = self.columns
         keys = np.stack([c[k].astype(np.int64) for k in _ROW[:4]], 1)
         change = np.flatnonzero(np.any(keys[1:] != keys[:-1], axis=1)) + 1
-        bounds = [0, *change.tolist(), len(keys)]
+        bounds = [0, *change.tolist(), len(keys)] if len(keys) else [0]
         cells = [tuple(row) for row in keys[bounds[:-1]].tolist()]
         return dict(zip(cells, pairwise(bounds), strict=True))
 
@@ -267,10 +251,14 @@ class QuantizedLUT:
         return float(min(low)), float(max(high))
 
     @cached_property
+    def rows_fingerprint(self) -> str:
+        """Hash of the rows."""
+        return digest(*(np.ascontiguousarray(self.columns[name]).tobytes() for name in _COLUMNS))
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of header and rows."""
-        parts = [np.ascontiguousarray(self.columns[name]).tobytes() for name in _COLUMNS]
-        return digest(json.dumps(plain(self.header), sort_keys=True), *parts)
+        return digest(json.dumps(plain(self.header), sort_keys=True), self.rows_fingerprint)
 
     # ---- file ---------------------------------------------------------------------------------
 
@@ -284,24 +272,32 @@ class QuantizedLUT:
         FileAccessError
             The folder cannot be written.
         """
-        buffer = io.BytesIO()
         header = json.dumps({**plain(self.header), "fingerprint": self.fingerprint}).encode()
-        np.savez(buffer, allow_pickle=False, header=np.frombuffer(header, np.uint8), **self.columns)
+        content = _packed({"header": np.frombuffer(header, np.uint8), **self.columns})
         with exclusive(path):
-            write_atomically(path, buffer.getvalue())
+            write_atomically(path, content)
 
     @classmethod
-    def load(cls, path: Path | str, hyperspace: Hyperspace) -> QuantizedLUT:
-        """Read a LUT made for `hyperspace`.
+    def load(cls, path: Path | str, hyperspace: Hyperspace | None = None) -> QuantizedLUT:
+        """Read a LUT made for `hyperspace`; without it, for the preset that the file names.
 
         Raises
         ------
         LUTError
             Missing, truncated or altered file, another hyperspace, a missing cell, or a value that
             is not finite and positive; names the file and what is wrong.
+        ConfigError
+            No hyperspace is given, and the file names none of the presets.
         """
         path = Path(path)
         header, columns, fingerprint = _read(path)
+        if hyperspace is None:
+            if header.hyperspace not in presets():
+                raise ConfigError(
+                    f"{path}: made for hyperspace {header.hyperspace!r}, which is no preset "
+                    f"({', '.join(presets())}); give its YAML file as well"
+                )
+            hyperspace = load_hyperspace(header.hyperspace)
         if header.hyperspace_fingerprint != hyperspace.fingerprint:
             raise LUTError(
                 f"{path}: made for hyperspace {header.hyperspace!r} "
@@ -319,14 +315,57 @@ class QuantizedLUT:
         return lut
 
 
+def _columns_of(rows: Sequence[Row], deepest: int) -> dict[str, np.ndarray]:
+    """Cell, input, blocks and loss of rows; blocks padded with zeros to `deepest`."""
+
+    def padded(values: list[list[float]]) -> np.ndarray:
+        return np.array([v + [0] * (deepest - len(v)) for v in values]).reshape(-1, deepest)
+
+    columns = {
+        **{name: [getattr(r, name) for r in rows] for name in (*_ROW, "loss")},
+        "depth": [len(r.chain) for r in rows],
+        "kernel_sizes": padded([[b.kernel_size for b in r.chain] for r in rows]),
+        "widths": padded([[b.width for b in r.chain] for r in rows]),
+        "expands": padded([[b.expand for b in r.chain] for r in rows]),
+    }
+    return {name: np.asarray(values, _COLUMNS[name]) for name, values in columns.items()}
+
+
+def _order(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The order by cell, input, blocks, loss and latency: the same rows give the same LUT."""
+    choices = ("kernel_sizes", "widths", "expands")
+    blocks = zip(*(columns[name].T for name in choices), strict=True)
+    keys = [
+        *(columns[name] for name in _ROW),
+        *(key for block in blocks for key in block),
+        columns["loss"],
+        columns["latency_ms"],
+    ]
+    return np.lexsort(keys[::-1])
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """An npz file of arrays, the same bytes for the same arrays."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, values in arrays.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, values, allow_pickle=False)
+            # A `ZipInfo` of its own has a fixed date.
+            archive.writestr(
+                zipfile.ZipInfo(f"{name}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED, _LEVEL
+            )
+    return buffer.getvalue()
+
+
 def _read(path: Path) -> tuple[LUTHeader, dict[str, np.ndarray], str]:
     if not path.is_file():
-        raise LUTError(f"{path}: no such LUT; build it with `spaceevo lut`")
+        raise LUTError(f"{path}: no such LUT; build it with `spaceevo lut build`")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            meta = json.loads(archive["header"].tobytes())
-            columns = {name: archive[name] for name in _COLUMNS}
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        with zipfile.ZipFile(path) as archive:
+            meta = json.loads(_unpacked(archive, "header").tobytes())
+            columns = {name: _unpacked(archive, name) for name in _COLUMNS}
+    except _UNREADABLE as error:
         raise LUTError(f"{path}: truncated or not a LUT ({error})") from error
     if meta.get("schema") != SCHEMA:
         raise LUTError(f"{path}: LUT schema {meta.get('schema')!r}; this version reads {SCHEMA}")
@@ -337,8 +376,13 @@ def _read(path: Path) -> tuple[LUTHeader, dict[str, np.ndarray], str]:
         raise LUTError(str(error)) from error
 
 
+def _unpacked(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    content = io.BytesIO(archive.read(f"{name}.npy"))
+    return np.asarray(np.lib.format.read_array(content, allow_pickle=False))
+
+
 def _check(lut: QuantizedLUT) -> None:
-    """Every cell has rows, every value is finite and in range."""
+    """Every cell has rows, and they lie together; every value is finite and in range."""
     wrong = [k for k, dtype in _COLUMNS.items() if lut.columns[k].dtype != dtype]
     lengths = {len(v) for v in lut.columns.values()}
     if wrong or len(lengths) != 1:
@@ -350,6 +394,8 @@ def _check(lut: QuantizedLUT) -> None:
             raise LUTError(
                 f"row {bad[0]}: {name} is {values[bad[0]]}; expected a finite value >= 0"
             )
+    if sum(b - a for a, b in lut._starts.values()) != len(lut):
+        raise LUTError("rows of one cell do not lie together")
     for s, stage in enumerate(lut.hyperspace.searchable):
         for b, option in enumerate(lut.hyperspace.block_types):
             for w, window in enumerate(stage.windows):
@@ -359,23 +405,3 @@ def _check(lut: QuantizedLUT) -> None:
                             f"no rows for {stage.name}, {option.type}, window {list(window)}, "
                             f"resolution {resolution}"
                         )
-
-
-def _blocks_of(hyperspace: Hyperspace, row: Row) -> tuple[tuple[BlockConfig, ...], int]:
-    """Static blocks of a row and the size of their input, as `chain_kernels` takes them."""
-    stage = hyperspace.searchable[row.stage]
-    elastic = ElasticStage(
-        stage=stage, option=hyperspace.block_types[row.block], widths=stage.windows[row.window]
-    )
-    return elastic.blocks(row.cin, row.chain), hyperspace.input_hw(stage, row.resolution)
-
-
-def _other_blocks(hyperspace: Hyperspace, resolution: int) -> list[PlacedBlock]:
-    """Blocks of stem and head in the smallest subnet of the first space."""
-    zeros = (0,) * len(hyperspace.searchable)
-    space = SpaceCode(hyperspace.name, zeros, zeros)
-    searched = {s.name for s in hyperspace.searchable}
-    stages = hyperspace.subnet_blocks(space, hyperspace.smallest_subnet(space))
-    owners = [name for name, blocks in stages for _ in blocks]
-    placed = place((block for _, blocks in stages for block in blocks), resolution)
-    return [block for name, block in zip(owners, placed, strict=True) if name not in searched]

@@ -1,11 +1,13 @@
 """The LUT's table and file: round trips, prices, and every way in which a file can be wrong."""
 
 import io
+import json
 import os
 import subprocess
 import sys
 import zipfile
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -44,6 +46,24 @@ def test_the_order_of_rows_does_not_matter(lut):
     assert QuantizedLUT.from_rows(HYPERSPACE, rows[::-1], "t").fingerprint == forward.fingerprint
 
 
+def test_columns_in_any_order_and_of_wider_types_give_the_same_lut(lut, rng):
+    order = rng.permutation(len(lut))
+    columns = {name: values[order].astype(np.float64) for name, values in lut.columns.items()}
+    again = QuantizedLUT.from_columns(HYPERSPACE, columns, lut.header)
+    assert again.fingerprint == lut.fingerprint
+
+
+def test_an_expand_ratio_that_has_no_short_binary_form_is_kept_exactly(lut, tmp_path):
+    options = [msgspec.structs.replace(o, expands=(1.2, 4.3)) for o in HYPERSPACE.block_types[1:]]
+    types = (HYPERSPACE.block_types[0], *options)
+    hyperspace = msgspec.structs.replace(HYPERSPACE, block_types=types)
+    first = synthetic_lut(hyperspace, BEST, rows_per_cell=2)
+    first.save(tmp_path / "a.lut")
+    again = QuantizedLUT.load(tmp_path / "a.lut", hyperspace)
+    expands = {b.expand for i in range(len(again)) for b in again.row(i).chain}
+    assert expands == {0.0, 1.2, 4.3}
+
+
 def test_rows_carry_their_mflops_and_mparams(lut):
     for i in range(0, len(lut), 37):
         row = lut.row(i)
@@ -64,12 +84,46 @@ def test_a_lut_is_priced_anew_without_touching_its_losses(lut):
     np.testing.assert_allclose(twice.columns["latency_ms"], 2 * once.columns["latency_ms"])
     assert twice.header.device_fingerprint != once.header.device_fingerprint
     assert once.other_ms(16) > MACsLatency.network_overhead_ms
+    assert once.header.other_ms_source == "latency predictor synthetic (macs-1e+06)"
 
 
 def test_the_latency_range_of_a_space_is_that_of_its_rows(lut):
     low, high = lut.latency_range(BEST)
     span = lut.latency_span
     assert span[0] <= low < high <= span[1]
+
+
+def test_the_same_lut_is_the_same_file(lut, path, tmp_path):
+    lut.save(tmp_path / "b.lut")
+    assert (tmp_path / "b.lut").read_bytes() == path.read_bytes()
+
+
+def test_a_lut_of_an_older_schema_is_refused_by_name(path):
+    def older(header):
+        meta = json.loads(header.tobytes())
+        return np.frombuffer(json.dumps({**meta, "schema": 1}).encode(), np.uint8)
+
+    rewrite(path, header=older)
+    with pytest.raises(LUTError, match=r"a\.lut: LUT schema 1; this version reads 2"):
+        QuantizedLUT.load(path, HYPERSPACE)
+
+
+def test_a_lut_with_a_flipped_byte_is_refused_by_name(path, rng):
+    content = path.read_bytes()
+    for place in rng.integers(len(content), size=200):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        try:
+            QuantizedLUT.load(path, HYPERSPACE)
+        except LUTError as error:
+            assert "a.lut: " in str(error)
+
+
+def test_objects_are_never_unpickled(path):
+    rewrite(path, loss=lambda a: a.astype(object))
+    with pytest.raises(LUTError, match=r"a\.lut: truncated or not a LUT \(Object arrays"):
+        QuantizedLUT.load(path, HYPERSPACE)
 
 
 def test_a_lut_for_another_hyperspace_is_refused_by_name(path):
@@ -112,8 +166,9 @@ def put(index, value):
         ({"loss": put(5, 0.123)}, "do not match the file's own hash"),
         ({"loss": lambda a: a.astype(np.float64)}, "columns"),
         ({"loss": lambda a: a[:-1]}, "unequal length"),
+        ({"window": lambda a: np.roll(a, 1)}, "rows of one cell do not lie together"),
     ],
-    ids=["nan", "negative", "altered", "dtype", "length"],
+    ids=["nan", "negative", "altered", "dtype", "length", "order"],
 )
 def test_altered_values_are_refused_naming_file_and_row(path, changes, words):
     rewrite(path, **changes)
@@ -132,9 +187,14 @@ def test_a_missing_file_says_how_to_make_one(tmp_path):
         QuantizedLUT.load(tmp_path / "b.lut", HYPERSPACE)
 
 
-def test_another_kind_of_archive_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "b.lut", "w") as archive:
-        archive.writestr("hello", "world")
+@pytest.mark.parametrize("kind", ["zip", "npy"])
+def test_another_kind_of_file_is_refused(tmp_path, kind):
+    with (tmp_path / "b.lut").open("wb") as stream:
+        if kind == "npy":
+            np.save(stream, np.ones(3))
+        else:
+            with zipfile.ZipFile(stream, "w") as archive:
+                archive.writestr("hello", "world")
     with pytest.raises(LUTError, match="truncated or not a LUT"):
         QuantizedLUT.load(tmp_path / "b.lut", HYPERSPACE)
 
