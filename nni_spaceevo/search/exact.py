@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float64]
 
 # Grid points of latency and of loss.
 _LATENCY_BINS, _LOSS_BINS = 192, 256
+_LATENCY_BIN, _LOSS_BIN = (np.arange(n, dtype=np.float64) for n in (_LATENCY_BINS, _LOSS_BINS))
 # Latencies beyond the grid wrap around; this exponential damping makes them 1e-8 of themselves.
 _DAMPING = 18.0
 # Spaces of at most so many subnets are enumerated.
@@ -124,7 +125,7 @@ class _Grid:
         room_ms = most_ms - self._other_ms - _fastest_ms(lut, resolution)
         stages = len(lut.hyperspace.searchable)
         self._step_ms = max(room_ms, 1e-9) / (_LATENCY_BINS - 1 - 2 * stages)
-        self._growth = np.exp(np.arange(_LATENCY_BINS) * (_DAMPING / _LATENCY_BINS))
+        self._growth = np.exp(_LATENCY_BIN * (_DAMPING / _LATENCY_BINS))
         self._cells: dict[tuple[int, int, int], tuple[float, float, NDArray[np.complex128]]] = {}
 
     def within(
@@ -147,10 +148,12 @@ class _Grid:
             # The part of each grid point's surroundings that lies within T; the first point of
             # every stage is before its least value.
             steps = (T - least_ms) / self._step_ms + len(cells)
-            share = np.clip(steps - np.arange(_LATENCY_BINS) + 0.5, 0, 1)
-            # Summing over latencies is a scalar product with a transformed step.
-            mass = np.fft.irfft(np.fft.ifft(share * self._growth) @ product, _LOSS_BINS)
-            loss = least_loss + self._loss_step * (np.arange(_LOSS_BINS) - len(cells))
+            share = np.clip(steps - _LATENCY_BIN + 0.5, 0, 1)
+            # Summing over latencies is a scalar product with a transformed step. Not by `@`, whose
+            # threads wait for each other where another process has the cores.
+            step = np.fft.ifft(share * self._growth)
+            mass = np.fft.irfft(np.vecdot(step.conj(), product), _LOSS_BINS)
+            loss = least_loss + self._loss_step * (_LOSS_BIN - len(cells))
             found.append((loss, np.maximum(mass, 0)))
         return found
 
@@ -162,7 +165,7 @@ class _Grid:
             at_latency = (latency - least_ms) / self._step_ms
             reachable = at_latency < _LATENCY_BINS - 3
             histogram = _spread(at_latency[reachable], at_loss[reachable]) / len(loss)
-            transform = np.fft.rfft2(histogram / self._growth[:, None])
+            transform = np.fft.rfft2(histogram / self._growth[:, None]).T.copy()
             self._cells[cell] = least_loss, least_ms, transform
         return self._cells[cell]
 
