@@ -23,6 +23,7 @@ GROUND = {"errors", "files"}
 ROOMS = {
     "errors": set(),
     "files": {"errors"},
+    "page": set(),
     "hyperspace": set(),
     "quant": set(),
     "latency": {"hyperspace"},
@@ -33,7 +34,7 @@ ROOMS = {
     "supernet": {"hyperspace", "quant", "network"},
     "deploy": {"hyperspace", "quant", "latency", "network"},
     "plugin": {
-        *("hyperspace", "quant", "latency", "network", "distill", "lut", "search"),
+        *("page", "hyperspace", "quant", "latency", "network", "distill", "lut", "search"),
         *("supernet", "deploy"),
     },
     "cli": {
@@ -67,7 +68,7 @@ def parse(path: Path) -> ast.Module:
 
 
 def room_of(path: Path) -> str:
-    """`hyperspace` for hyperspace/codes.py, `cli` for cli.py, `__init__` for the package's own."""
+    """`hyperspace` for hyperspace/codes.py, `files` for files.py, `__init__` for the top one."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 

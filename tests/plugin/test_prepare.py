@@ -53,7 +53,7 @@ def test_the_lut_alone_is_rebuilt_from_kept_stages_to_the_same_bytes(prepared):
 
 def test_a_preparation_killed_with_9_continues_to_the_same_lut(prepared, tmp_path):
     job = write_small_job(tmp_path)
-    command = [sys.executable, "-m", "nni_spaceevo.cli", "lut", "--job", str(job.path)]
+    command = [sys.executable, "-m", "nni_spaceevo.cli", "lut", "build", "--job", str(job.path)]
     for delay in (6, 9, 12):
         process = subprocess.Popen(command, start_new_session=True)
         time.sleep(delay)

@@ -1,48 +1,18 @@
-"""`spaceevo`: one verb per step from a device and images to a search space."""
+"""Verbs about latency: `profile`, `predict`, `predictor` and `device-report`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, PredictorWarning, SpaceEvoError
+from ..errors import ConfigError, PredictorWarning
+from .common import Verbs, add_hyperspace, add_trust, is_nn_meter, named_predictor
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code, 1 after an error."""
-    options = _parser().parse_args(arguments)
-    warnings.showwarning = _show_warning  # type: ignore[assignment]
-    try:
-        return options.run(options) or 0
-    except SpaceEvoError as error:
-        print(f"spaceevo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("spaceevo: stopped; the same command continues", file=sys.stderr)
-        return 130
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """Our own warnings as one line, without the line of code that happened to meet them."""
-    label = "" if category is PredictorWarning else f"{category.__name__}: "
-    print(f"spaceevo: warning: {label}{message}", file=sys.stderr)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spaceevo", description=__doc__)
-    verbs = parser.add_subparsers(required=True, metavar="verb")
-
-    verb = verbs.add_parser("doctor", help="what this machine lacks, and what to know")
-    verb.set_defaults(run=_doctor)
-
-    verb = verbs.add_parser("register", help="make NNI know the SpaceEvo tuner")
-    verb.add_argument("--undo", action="store_true", help="make NNI forget it")
-    verb.set_defaults(run=_register)
-
+def add_verbs(verbs: Verbs) -> None:
+    """Add the verbs of this file."""
     _add_profile(verbs)
     _add_predict(verbs)
     _add_predictor(verbs)
@@ -53,32 +23,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--output", type=Path, help="HTML file; default: NAME.html")
     verb.set_defaults(run=_device_report)
 
-    verb = _job_verb(verbs, "lut", "distil all stages and build the quantized LUT")
-    verb.set_defaults(run=_lut)
 
-    verb = _job_verb(verbs, "search", "aging evolution in this process, without NNI")
-    verb.add_argument("--evaluations", type=int, default=5000, help="spaces to score")
-    verb.add_argument("--population-size", type=int, default=500)
-    verb.add_argument("--sample-size", type=int, default=125)
-    verb.add_argument("--seed", type=int, help="default: the job's")
-    verb.set_defaults(run=_search)
-
-    verb = _job_verb(verbs, "report", "write the report of the last NNI search again")
-    verb.set_defaults(run=_report)
-
-    verb = verbs.add_parser("demo", help="the digits example, from nothing to a report")
-    verb.add_argument(
-        "--folder",
-        type=Path,
-        help="where to run; default: the checkout's example, else ./spaceevo-digits",
-    )
-    verb.add_argument("--port", type=int, default=8080, help="of NNI's web UI")
-    verb.add_argument("--stop", action="store_true", help="end the web UI when the search is done")
-    verb.set_defaults(run=_demo)
-    return parser
-
-
-def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_profile(verbs: Verbs) -> None:
     verb = verbs.add_parser("profile", help="fit a latency predictor for a device")
     verb.add_argument(
         "--device",
@@ -86,7 +32,7 @@ def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="ort-x86-int8 (default), ort-x86-fp32, openvino-x86-int8, litert-x86-int8, "
         "command:…, adb:…, or module:Class",
     )
-    verb.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    add_hyperspace(verb)
     verb.add_argument("--output", type=Path, required=True, help="predictor folder to write")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--rounds", type=int, default=5, help="quiet visits to each model")
@@ -98,7 +44,7 @@ def _add_profile(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     verb.set_defaults(run=_profile)
 
 
-def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_predict(verbs: Verbs) -> None:
     verb = verbs.add_parser("predict", help="latency of subnets of a space")
     verb.add_argument("subnet", nargs="*", help="subnet codes; none: smallest and largest")
     verb.add_argument("--space", required=True, help="space code, such as onnxw-151122-023231")
@@ -108,11 +54,11 @@ def _add_predict(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     verb.add_argument("--hyperspace", help="YAML file or preset; default: the space's preset")
     verb.add_argument("--explain", action="store_true", help="kernel by kernel")
-    _add_trust(verb)
+    add_trust(verb)
     verb.set_defaults(run=_predict)
 
 
-def _add_predictor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_predictor(verbs: Verbs) -> None:
     group = verbs.add_parser("predictor", help="list, show, check, import and export predictors")
     steps = group.add_subparsers(required=True, metavar="step")
     steps.add_parser("list", help="predictors of the package").set_defaults(run=_predictor_list)
@@ -124,13 +70,13 @@ def _add_predictor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     step = steps.add_parser("validate", help="measure subnets here and compare")
     step.add_argument("name", help="folder, or one of the package's")
     step.add_argument("--device", help="default: the one it was fitted on")
-    step.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    add_hyperspace(step)
     step.add_argument("--networks", type=int, default=20, help="subnets to measure")
     step.set_defaults(run=_predictor_validate)
 
     step = steps.add_parser("export-nn-meter", help="write a predictor folder for nn-Meter")
     step.add_argument("name", help="folder, or one of the package's")
-    step.add_argument("--hyperspace", required=True, help="YAML file or preset")
+    add_hyperspace(step)
     step.add_argument("--output", type=Path, required=True, help="folder to write")
     step.add_argument("--seed", type=int, default=0)
     step.set_defaults(run=_predictor_export)
@@ -148,42 +94,11 @@ def _add_predictor(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -
     step.set_defaults(run=_predictor_published)
 
 
-def _add_trust(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--trust-pickle",
-        action="store_true",
-        help="read an nn-Meter predictor's pickles. Reading a pickle runs whatever code is in it: "
-        "say this only for files whose origin you trust",
-    )
-
-
-def _job_verb(
-    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str
-) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=text)
-    verb.add_argument("--job", type=Path, required=True, help="job file (YAML)")
-    return verb
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from .plugin.doctor import diagnose, show
-
-    findings = diagnose()
-    print(show(findings))
-    return 0 if all(f.ok for f in findings) else 1
-
-
-def _register(options: argparse.Namespace) -> None:
-    from .plugin.registration import register, unregister
-
-    print(unregister() if options.undo else register())
-
-
 def _profile(options: argparse.Namespace) -> None:
-    from .hyperspace import load_hyperspace
-    from .latency import format_report
-    from .latency.devices import get_device
-    from .latency.profile import ProfileOptions, profile_device
+    from ..hyperspace import load_hyperspace
+    from ..latency import format_report
+    from ..latency.devices import get_device
+    from ..latency.profile import ProfileOptions, profile_device
 
     settings = ProfileOptions(
         seed=options.seed,
@@ -200,8 +115,8 @@ def _profile(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from .hyperspace import mflops, mparams, place
-    from .latency.explain import explain, format_explanation
+    from ..hyperspace import mflops, mparams, place
+    from ..latency.explain import explain, format_explanation
 
     hyperspace, predictor = _hyperspace_and_predictor(options)
     space = hyperspace.space(options.space)
@@ -227,31 +142,25 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _hyperspace_and_predictor(options: argparse.Namespace) -> tuple[Any, Any]:
     """From the job file, or from options that say what a job file would."""
-    from .hyperspace import load_hyperspace
-    from .latency import find_predictor, load_predictor, local_device_name
+    from ..hyperspace import load_hyperspace
+    from ..latency import local_device_name
 
     if options.job is not None:
-        from .plugin.job import Job
-        from .plugin.prepare import prepared_predictor
+        from ..plugin.job import Job
+        from ..plugin.prepare import prepared_predictor
 
         job = Job(options.job)
         return job.hyperspace, prepared_predictor(job, say=lambda line: None)
-    hyperspace = load_hyperspace(options.hyperspace or options.space.partition("-")[0])
     name = options.predictor or local_device_name()
-    if Path(name, "meta.yaml").is_file():
-        from .latency.nn_meter import load_nn_meter
-
-        if options.explain:
-            raise ConfigError(
-                "--explain: an nn-Meter predictor does not tell what the runtime does"
-            )
-        return hyperspace, load_nn_meter(Path(name), trust_pickle=options.trust_pickle)
-    return hyperspace, load_predictor(find_predictor(name))
+    if options.explain and is_nn_meter(name):
+        raise ConfigError("--explain: an nn-Meter predictor does not tell what the runtime does")
+    hyperspace = load_hyperspace(options.hyperspace or options.space.partition("-")[0])
+    return hyperspace, named_predictor(name, options.trust_pickle)
 
 
 def _predictor_list(options: argparse.Namespace) -> None:
-    from .files import packed_folder
-    from .latency import load_predictor
+    from ..files import packed_folder
+    from ..latency import load_predictor
 
     for path in sorted(packed_folder("latency_predictors").glob("*/device.yaml")):
         with warnings.catch_warnings():
@@ -263,7 +172,7 @@ def _predictor_list(options: argparse.Namespace) -> None:
 
 
 def _predictor_show(options: argparse.Namespace) -> None:
-    from .latency import find_predictor, format_report, load_predictor
+    from ..latency import find_predictor, format_report, load_predictor
 
     predictor = load_predictor(find_predictor(options.name))
     print(f"{predictor.name}: {predictor.machine.runtime} on {predictor.machine.cpu}")
@@ -273,10 +182,10 @@ def _predictor_show(options: argparse.Namespace) -> None:
 
 
 def _predictor_validate(options: argparse.Namespace) -> None:
-    from .hyperspace import load_hyperspace
-    from .latency import find_predictor, load_predictor
-    from .latency.devices import get_device
-    from .latency.validate import format_validation, validate_predictor
+    from ..hyperspace import load_hyperspace
+    from ..latency import find_predictor, load_predictor
+    from ..latency.devices import get_device
+    from ..latency.validate import format_validation, validate_predictor
 
     predictor = load_predictor(find_predictor(options.name))
     device = get_device(options.device or predictor.provenance.device)
@@ -286,9 +195,9 @@ def _predictor_validate(options: argparse.Namespace) -> None:
 
 
 def _predictor_export(options: argparse.Namespace) -> None:
-    from .hyperspace import load_hyperspace
-    from .latency import find_predictor, load_predictor
-    from .latency.nn_meter_export import export_nn_meter
+    from ..hyperspace import load_hyperspace
+    from ..latency import find_predictor, load_predictor
+    from ..latency.nn_meter_export import export_nn_meter
 
     predictor = load_predictor(find_predictor(options.name))
     hyperspace = load_hyperspace(options.hyperspace)
@@ -296,24 +205,24 @@ def _predictor_export(options: argparse.Namespace) -> None:
 
 
 def _predictor_visible(options: argparse.Namespace) -> None:
-    from .latency.nn_meter_export import make_visible
+    from ..latency.nn_meter_export import make_visible
 
     make_visible(options.source, options.target)
     print(f"{options.source} -> {options.target}")
 
 
 def _predictor_published(options: argparse.Namespace) -> None:
-    from .latency import format_report
-    from .latency.published import fit_published
+    from ..latency import format_report
+    from ..latency.published import fit_published
 
     predictor = fit_published(options.device, options.published, options.output, options.seed)
     print(format_report(predictor.report))
 
 
 def _device_report(options: argparse.Namespace) -> None:
-    from .errors import PredictorError
-    from .latency import find_predictor, load_predictor
-    from .latency.device_report import write_device_report
+    from ..errors import PredictorError
+    from ..latency import find_predictor, load_predictor
+    from ..latency.device_report import write_device_report
 
     int8 = load_predictor(find_predictor(options.name))
     sibling = options.fp32 or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))
@@ -325,47 +234,3 @@ def _device_report(options: argparse.Namespace) -> None:
         float32 = None
     output = options.output or Path(f"{int8.name}.html")
     print(write_device_report(int8, float32, output))
-
-
-def _lut(options: argparse.Namespace) -> None:
-    from .plugin.job import Job
-    from .plugin.prepare import prepared_lut
-
-    job = Job(options.job)
-    lut = prepared_lut(job)
-    low, high = lut.latency_span
-    print(f"{job.lut_path}: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms")
-
-
-def _search(options: argparse.Namespace) -> None:
-    from .plugin.job import Job
-    from .plugin.local_search import search_locally
-    from .plugin.prepare import prepared_lut
-    from .plugin.report import write_report
-    from .search import EvolutionConfig
-
-    job = Job(options.job)
-    config = EvolutionConfig(
-        population_size=options.population_size,
-        sample_size=options.sample_size,
-        seed=job.config.seed if options.seed is None else options.seed,
-    )
-    results = search_locally(job, prepared_lut(job), config, options.evaluations)
-    print((write_report(job, results) / "report.md").read_text(encoding="utf-8"))
-
-
-def _report(options: argparse.Namespace) -> None:
-    from .plugin.job import Job
-    from .plugin.report import write_report
-
-    print((write_report(Job(options.job)) / "report.md").read_text(encoding="utf-8"))
-
-
-def _demo(options: argparse.Namespace) -> None:
-    from .plugin.demo import run_demo
-
-    run_demo(options.folder, options.port, keep_web_ui=not options.stop)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
