@@ -17,6 +17,9 @@ _HOME = {
     "load_predictor": "latency",
     "SpaceEvoError": "errors",
     "SpaceEvoTuner": "plugin.tuner",
+    "SpaceEvo": "plugin.strategy",
+    "HyperspaceModelSpace": "plugin.model_space",
+    "SpaceScoreEvaluator": "plugin.evaluator",
 }
 
 __all__ = [*_HOME, "__version__"]
