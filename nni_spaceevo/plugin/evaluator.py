@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import nni
 from nni.nas.evaluator import Evaluator
 
@@ -146,28 +145,15 @@ class SpaceScoreEvaluator(Evaluator):
 
         Returns
         -------
-        metrics : those of `nni_spaceevo.plugin.trial.metrics_of`, block types and widths as text,
-            and with several constraints the Q-T score of each as `qt_score_5ms`
+        metrics : those of `nni_spaceevo.plugin.trial.metrics_of`, block types and widths as text
         """
         lut, config = self.scoring.lut, self.scoring.config
         metrics = metrics_of(self.scoring.score(code), config.constraints_ms)
-        if len(config.constraints_ms) > 1:
-            for T in config.constraints_ms:
-                metrics[f"qt_score_{T:g}ms"] = self._score_of_one[T](code).score
         stages = zip(lut.hyperspace.searchable, code.windows, strict=True)
         windows = [", ".join(map(str, stage.windows[window])) for stage, window in stages]
         metrics["blocks"] = " | ".join(lut.hyperspace.block_types[b].type for b in code.blocks)
         metrics["windows"] = " | ".join(windows)
         return metrics
-
-    @cached_property
-    def _score_of_one(self) -> dict[float, Scorer]:
-        """What scores a space for one constraint alone."""
-        lut, config = self.scoring.lut, self.scoring.config
-        return {
-            T: make_scorer(lut, msgspec.structs.replace(config, constraints_ms=(T,)))
-            for T in config.constraints_ms
-        }
 
     def extra_repr(self) -> str:
         """The text between the parentheses of `repr`."""

@@ -42,8 +42,9 @@ def metrics_of(score: SpaceScore, constraints_ms: tuple[float, ...]) -> dict[str
     Returns
     -------
     metrics : `default` is the Q-T score; `share_within_T` and `top_loss` are those of the tightest
-        constraint, and with several constraints each has its own `share_within_5ms` and
-        `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is within the constraint
+        constraint, and with several constraints each has its own `qt_score_5ms`,
+        `share_within_5ms` and `top_loss_within_5ms`; `top_loss` is None where no sampled subnet is
+        within the constraint
     """
     losses = [loss if math.isfinite(loss) else None for loss in score.top_losses]
     tightest = constraints_ms.index(min(constraints_ms))
@@ -56,7 +57,9 @@ def metrics_of(score: SpaceScore, constraints_ms: tuple[float, ...]) -> dict[str
         "max_ms": score.max_ms,
     }
     if len(constraints_ms) > 1:
-        for T, share, loss in zip(constraints_ms, score.shares, losses, strict=True):
+        rows = zip(constraints_ms, score.scores, score.shares, losses, strict=True)
+        for T, part, share, loss in rows:
+            metrics[f"qt_score_{T:g}ms"] = part
             metrics[f"share_within_{T:g}ms"] = share
             metrics[f"top_loss_within_{T:g}ms"] = loss
     return metrics

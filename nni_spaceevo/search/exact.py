@@ -62,9 +62,7 @@ class ExactScorer:
         masses = self._enumerated(cells) if subnets <= _FEW else self._convolved(cells)
         rows = [self._score(*mass) for mass in masses]
         scores, shares, top_losses = zip(*rows, strict=True)
-        return SpaceScore(
-            code, float(sum(scores)), shares, top_losses, *self.lut.latency_range(code)
-        )
+        return SpaceScore(code, scores, shares, top_losses, *self.lut.latency_range(code))
 
     def _score(self, loss: FloatArray, mass: FloatArray) -> tuple[float, float, float]:
         """Score, share and mean loss of the best, from the losses within a constraint."""

@@ -34,9 +34,7 @@ class SampledScorer:
         constraints = self.config.constraints_ms
         rows = [score_samples(loss, latency, T, self.config) for T in constraints]
         scores, shares, top_losses = zip(*rows, strict=True)
-        return SpaceScore(
-            code, float(sum(scores)), shares, top_losses, *self.lut.latency_range(code)
-        )
+        return SpaceScore(code, scores, shares, top_losses, *self.lut.latency_range(code))
 
 
 def sample_subnets(

@@ -74,18 +74,23 @@ class SpaceScore:
     Attributes
     ----------
     code : the space
-    score : Q-T score, summed over the constraints
+    scores : Q-T score of each constraint
     shares : share of subnets within each constraint
     top_losses : mean loss of the best subnets within each constraint; inf where there is none
     min_ms, max_ms : latency of the fastest and slowest subnet in milliseconds
     """
 
     code: SpaceCode
-    score: float
+    scores: tuple[float, ...]
     shares: tuple[float, ...]
     top_losses: tuple[float, ...]
     min_ms: float
     max_ms: float
+
+    @property
+    def score(self) -> float:
+        """Q-T score, summed over the constraints."""
+        return float(sum(self.scores))
 
 
 def penalized(share: float, top_loss: float, config: QTConfig) -> float:

@@ -63,9 +63,10 @@ def test_the_seed_is_the_jobs(tmp_path: Path) -> None:
 
 def test_several_constraints_each_have_their_own_metrics(job: Job) -> None:
     code = job.hyperspace.space("synthetic-012-201")
-    score = SpaceScore(code, 1.5, (0.5, 0.0), (0.9, float("inf")), 1.0, 3.0)
+    score = SpaceScore(code, (1.5, 0.0), (0.5, 0.0), (0.9, float("inf")), 1.0, 3.0)
     metrics = trial.metrics_of(score, (2.0, 0.5))
     assert (metrics["share_within_T"], metrics["top_loss"]) == (0.0, None)
+    assert (metrics["default"], metrics["qt_score_2ms"], metrics["qt_score_0.5ms"]) == (1.5, 1.5, 0)
     assert (metrics["share_within_2ms"], metrics["top_loss_within_2ms"]) == (0.5, 0.9)
     assert (metrics["share_within_0.5ms"], metrics["top_loss_within_0.5ms"]) == (0.0, None)
 

@@ -30,5 +30,6 @@ def test_wrong_settings_are_refused(wrong, words):
 
 
 def test_scores_are_records_that_compare():
-    score = SpaceScore(SpaceCode("s", (0,), (0,)), 1.0, (0.5,), (2.0,), 0.1, 0.2)
-    assert replace(score, score=1.0) == score
+    score = SpaceScore(SpaceCode("s", (0,), (0,)), (1.0, 0.5), (0.5, 0.1), (2.0, 3.0), 0.1, 0.2)
+    assert replace(score, scores=(1.0, 0.5)) == score
+    assert score.score == 1.5
