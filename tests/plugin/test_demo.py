@@ -20,8 +20,10 @@ def test_in_a_checkout_the_example_is_run_where_it_is():
 
 def test_a_new_folder_gets_a_copy_without_results(tmp_path):
     folder = demo_folder(tmp_path / "new")
-    names = sorted(p.name for p in folder.iterdir())
-    assert names == ["hyperspace.yaml", "search_space.yml", "spaceevo.yaml"]
+    names = {p.name for p in folder.iterdir()}
+    assert {"hyperspace.yaml", "search_space.yml", "spaceevo.yaml"} <= names
+    example = packed_folder("examples") / "digits"
+    assert names == {p.name for p in example.iterdir()} - {"work", "__pycache__"}
 
 
 def test_a_folder_that_has_the_example_is_kept_as_it_is(tmp_path):
