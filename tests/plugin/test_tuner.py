@@ -71,7 +71,7 @@ def close(searcher: SpaceEvoTuner) -> None:
         (
             {"population": 3},
             r"tuner classArgs: .*`population`; allowed keys: "
-            "job, population_size, sample_size, seed",
+            "job, population_size, sample_size, evolve, seed",
         ),
         ({"population_size": "many"}, r"tuner classArgs: Expected `int`.*`\$.population_size`"),
         ({"population_size": 1, "sample_size": 1}, "population_size must be at least 2, given 1"),
