@@ -25,6 +25,9 @@ _START_SECONDS = 40.0
 _STOP_SECONDS = 30.0
 _POLL_SECONDS = 0.5
 _STOPPED = ("STOPPING", "STOPPED")
+# So long nothing may follow for an experiment without more trials to be over: after a resume NNI
+# says for a moment that there are none.
+_QUIET_SECONDS = 10.0
 # Between the last trial's end and the tuner's last write, which includes drawing the report.
 _SETTLE_SECONDS = 60.0
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -117,6 +120,7 @@ def follow(port: int, job: Job) -> SearchResults:
     """
     experiment = seam.get(port, "/experiment")
     total = experiment["params"].get("maxTrialNumber")
+    quiet_since = time.monotonic()
     with tqdm(total=total, unit="space", desc=job.hyperspace.name) as bar:
         while True:
             status, trials = seam.status(port), seam.trials(port)
@@ -128,7 +132,11 @@ def follow(port: int, job: Job) -> SearchResults:
                     f"experiment {experiment['id']} was stopped after {bar.n} of {total} spaces; "
                     "the same command, or `nnictl resume`, continues it"
                 )
-            if _is_over(status, trials):
+            if status.word in ("DONE", "VIEWED"):
+                break
+            if not _is_exhausted(status, trials):
+                quiet_since = time.monotonic()
+            elif time.monotonic() - quiet_since > _QUIET_SECONDS:
                 break
             time.sleep(_POLL_SECONDS)
     scored = sum(t.metrics is not None for t in trials)
@@ -166,11 +174,9 @@ def _show(bar: tqdm[Any], trials: list[seam.Trial]) -> None:
     bar.update(len(scored) - bar.n)
 
 
-def _is_over(status: seam.Status, trials: list[seam.Trial]) -> bool:
-    if status.word == "TUNER_NO_MORE_TRIAL":
-        # All spaces have been handed out; NNI itself would wait for ever.
-        return all(t.is_over for t in trials)
-    return status.word in ("DONE", "VIEWED")
+def _is_exhausted(status: seam.Status, trials: list[seam.Trial]) -> bool:
+    """Whether all spaces have been handed out and scored; NNI itself would wait for ever."""
+    return status.word == "TUNER_NO_MORE_TRIAL" and all(t.is_over for t in trials)
 
 
 def _settled(job: Job, experiment: str, scored: int) -> SearchResults:

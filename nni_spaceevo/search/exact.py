@@ -26,7 +26,6 @@ FloatArray = NDArray[np.float64]
 
 # Grid points of latency and of loss.
 _LATENCY_BINS, _LOSS_BINS = 192, 256
-_LATENCY_BIN, _LOSS_BIN = (np.arange(n, dtype=np.float64) for n in (_LATENCY_BINS, _LOSS_BINS))
 # Latencies beyond the grid wrap around; this exponential damping makes them 1e-8 of themselves.
 _DAMPING = 18.0
 # Spaces of at most so many subnets are enumerated.
@@ -123,7 +122,9 @@ class _Grid:
         room_ms = most_ms - self._other_ms - _fastest_ms(lut, resolution)
         stages = len(lut.hyperspace.searchable)
         self._step_ms = max(room_ms, 1e-9) / (_LATENCY_BINS - 1 - 2 * stages)
-        self._growth = np.exp(_LATENCY_BIN * (_DAMPING / _LATENCY_BINS))
+        self._latency_bins: FloatArray = np.arange(_LATENCY_BINS, dtype=np.float64)
+        self._losses: FloatArray = loss_step * np.arange(_LOSS_BINS, dtype=np.float64)
+        self._growth = np.exp(self._latency_bins * (_DAMPING / _LATENCY_BINS))
         self._cells: dict[tuple[int, int, int], tuple[float, float, NDArray[np.complex128]]] = {}
 
     def within(
@@ -146,12 +147,12 @@ class _Grid:
             # The part of each grid point's surroundings that lies within T; the first point of
             # every stage is before its least value.
             steps = (T - least_ms) / self._step_ms + len(cells)
-            share = np.clip(steps - _LATENCY_BIN + 0.5, 0, 1)
+            share = np.clip(steps - self._latency_bins + 0.5, 0, 1)
             # Summing over latencies is a scalar product with a transformed step. Not by `@`, whose
             # threads wait for each other where another process has the cores.
             step = np.fft.ifft(share * self._growth)
             mass = np.fft.irfft(np.vecdot(step.conj(), product), _LOSS_BINS)
-            loss = least_loss + self._loss_step * (_LOSS_BIN - len(cells))
+            loss = self._losses + (least_loss - len(cells) * self._loss_step)
             found.append((loss, np.maximum(mass, 0)))
         return found
 
