@@ -12,7 +12,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = verbs.add_parser("doctor", help="what this machine lacks, and what to know")
     verb.set_defaults(run=_doctor)
 
-    verb = verbs.add_parser("register", help="make NNI know the SpaceEvo tuner")
+    verb = verbs.add_parser("register", help="make NNI know our tuners")
     verb.add_argument("--undo", action="store_true", help="make NNI forget it")
     verb.set_defaults(run=_register)
 

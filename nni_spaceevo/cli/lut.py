@@ -1,4 +1,4 @@
-"""The verb `lut`: build, import, price and show quantized LUTs."""
+"""The verb `lut`: build, merge, import, price and show quantized LUTs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,23 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verb of this file."""
-    group = verbs.add_parser("lut", help="build, import, price and show quantized LUTs")
+    group = verbs.add_parser("lut", help="build, merge, import, price and show quantized LUTs")
     steps = group.add_subparsers(required=True, metavar="step")
 
     step = steps.add_parser("build", help="distil all stages and build the job's LUT")
     add_job(step)
     step.set_defaults(run=_build)
+
+    step = steps.add_parser("merge", help="collect rows of several machines; build the job's LUT")
+    step.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="work/rows of another machine, or a copy of it",
+    )
+    add_job(step)
+    step.set_defaults(run=_merge)
 
     _add_import(steps)
 
@@ -84,6 +95,21 @@ def _build(options: argparse.Namespace) -> None:
 
     job = Job(options.job)
     _say(job.lut_path, prepared_lut(job))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from ..plugin.distillation import rows_folder
+    from ..plugin.job import Job
+    from ..plugin.prepare import merged_lut
+
+    job = Job(options.job)
+    rows = rows_folder(job)
+    new, missing = rows.merge(options.folders), rows.missing()
+    print(f"{rows.path}: {len(new)} new, {len(rows.tasks) - len(missing)} of {len(rows.tasks)}")
+    if missing:
+        print(f"missing: {', '.join(missing)}")
+    else:
+        _say(job.lut_path, merged_lut(job))
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -1,13 +1,15 @@
-"""Settings of teacher and distillation, readable without torch."""
+"""Settings of teacher, images and distillation, readable without torch."""
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 from ..errors import ConfigError
-from ..files import Record
+from ..files import Record, convert
 
 
 class TeacherConfig(Record, frozen=True):
-    """How the teacher is trained.
+    """How a small teacher is trained.
 
     Attributes
     ----------
@@ -23,8 +25,95 @@ class TeacherConfig(Record, frozen=True):
     min_accuracy: float = 0.97
 
     def __post_init__(self) -> None:
-        _positive("teacher", epochs=self.epochs, learning_rate=self.learning_rate)
-        _positive("teacher", batch_size=self.batch_size, widths=min(self.widths, default=0))
+        _positive("", epochs=self.epochs, learning_rate=self.learning_rate)
+        _positive("", batch_size=self.batch_size, widths=min(self.widths, default=0))
+
+
+class PretrainedConfig(Record, frozen=True):
+    """A teacher that has been trained already.
+
+    Attributes
+    ----------
+    model : `torchvision:NAME`, `timm:NAME`, `efficientnet-lite0` to `2`, or the import path
+        `mymodule:function` of an own one
+    weights : state dict in a local file, relative to the job file; `random` for speed benchmarks;
+        None where the model brings its weights along: EfficientNet-Lite, an own one
+    stages : node of the features before the first searchable stage and after each one, by the
+        stage's name; None to find them from the model's graph
+    quantize : quantize the teacher with LSQ+ first, as in the paper
+    mean, std : what images of 0 to 1 are normalized with, one value a channel; None for the model's
+    """
+
+    model: str
+    weights: str | None = None
+    stages: dict[str, str] | None = None
+    quantize: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.std is not None:
+            _positive("", std=min(self.std, default=0))
+
+
+class ImageFolderConfig(Record, frozen=True, tag_field="name", tag="image_folder"):
+    """Folders of images, such as ImageNet's, relative to the job file.
+
+    Attributes
+    ----------
+    train : folder of images to train on, in one folder a class or not
+    held_out : folder of images to measure losses on
+    """
+
+    train: str
+    held_out: str
+
+
+class FashionMNISTConfig(Record, frozen=True, tag_field="name", tag="fashion_mnist"):
+    """FashionMNIST's four files.
+
+    Attributes
+    ----------
+    path : their folder, as Debian's package `dataset-fashion-mnist` or as torchvision has it
+    """
+
+    path: str = "/usr/share/datasets/fashion-mnist"
+
+
+DatasetConfig: TypeAlias = str | ImageFolderConfig | FashionMNISTConfig
+_DATASETS: dict[str, type[ImageFolderConfig] | type[FashionMNISTConfig]] = {
+    "image_folder": ImageFolderConfig,
+    "fashion_mnist": FashionMNISTConfig,
+}
+
+
+def teacher_config(given: dict[str, Any], where: str) -> TeacherConfig | PretrainedConfig:
+    """The settings of a teacher, which is pretrained if they name a model.
+
+    Raises
+    ------
+    ConfigError
+        Starts with `where`, names the wrong key and those allowed.
+    """
+    if "model" in given:
+        return convert(given, PretrainedConfig, where)
+    return convert(given, TeacherConfig, where)
+
+
+def dataset_config(given: str | dict[str, Any], where: str) -> DatasetConfig:
+    """The settings of a dataset: `digits`, an import path, or a record; errors as above."""
+    settings = {"name": given} if isinstance(given, str) else given
+    name = str(settings.get("name"))
+    if name in _DATASETS:
+        return convert(settings, _DATASETS[name], where)
+    if name != "digits" and ":" not in name:
+        raise ConfigError(
+            f"{where}: unknown dataset {name!r}; known: digits, {', '.join(_DATASETS)}, and "
+            "<module>:<function>"
+        )
+    if len(settings) > 1:
+        raise ConfigError(f"{where}: {name!r} has no settings; given {sorted(settings)}")
+    return name
 
 
 class DistillConfig(Record, frozen=True):
@@ -46,9 +135,9 @@ class DistillConfig(Record, frozen=True):
     random_substages: int = 2
 
     def __post_init__(self) -> None:
-        _positive("distill", epochs_fp32=self.epochs_fp32, epochs_int8=self.epochs_int8)
-        _positive("distill", learning_rate_fp32=self.learning_rate_fp32)
-        _positive("distill", learning_rate_int8=self.learning_rate_int8)
+        _positive("distill: ", epochs_fp32=self.epochs_fp32, epochs_int8=self.epochs_int8)
+        _positive("distill: ", learning_rate_fp32=self.learning_rate_fp32)
+        _positive("distill: ", learning_rate_int8=self.learning_rate_int8)
         if self.batch_size < 2 or self.random_substages < 0:
             raise ConfigError(
                 "distill: batch_size must be at least 2 and random_substages at least 0, "
@@ -59,4 +148,4 @@ class DistillConfig(Record, frozen=True):
 def _positive(section: str, **values: float) -> None:
     for key, value in values.items():
         if not value > 0:
-            raise ConfigError(f"{section}: {key} must be above 0, given {value}")
+            raise ConfigError(f"{section}{key} must be above 0, given {value}")

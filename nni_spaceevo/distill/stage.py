@@ -24,9 +24,9 @@ from ..network import StageNet
 from ..network.checkpoint import load_checkpoint, save_checkpoint
 from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialized
 from .config import DistillConfig
-from .data import ImageData, batches, resize
+from .data import Images, batches
 from .loss import nsr_loss
-from .teacher import FeatureTeacher
+from .teachers.protocol import FeatureTeacher
 
 _INITIALIZATION_TRIES = 1000
 SubStage = tuple[int, Chain]
@@ -47,7 +47,7 @@ class StageTask:
     stage: int
     block: int
     teacher: FeatureTeacher
-    data: ImageData
+    data: Images
     seed: int
 
     @property
@@ -66,9 +66,16 @@ class StageTask:
         """What random generators of this task start with."""
         return [self.seed, self.stage, self.block]
 
-    def features(self, images: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-        """The teacher's features before and after the stage, images resized."""
-        return self.teacher.stage_features(resize(images, resolution), self.stage)
+    def train_features(
+        self, index: Tensor, resolution: int, rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's features before and after the stage, of images that `rng` augments."""
+        images = self.data.train_batch(index, resolution, rng)
+        return self.teacher.stage_features(images, self.stage)
+
+    def test_features(self, index: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
+        """The same of held-out images."""
+        return self.teacher.stage_features(self.data.test_batch(index, resolution), self.stage)
 
 
 class StageDistiller(nn.Module):
@@ -144,12 +151,14 @@ class StageRun:
         task.teacher.eval()
         self.task, self.config = task, config
         self.path = folder / f"{task.name}.pt"
-        self.made_for = digest(
+        parts = (
             task.hyperspace.fingerprint,
             task.teacher.fingerprint,
             to_json(config),
             str(task.seeds),
+            task.data.fingerprint,
         )
+        self.made_for = digest(*filter(None, parts))
         torch.manual_seed(int(np.random.default_rng(task.seeds).integers(2**31)))
         self.model = StageDistiller(task)
         self.losses: list[EpochLoss] = []
@@ -209,8 +218,7 @@ class StageRun:
         if epoch == self.config.epochs_fp32:
             self._optimizer = self._new_optimizer()
             self._initialize_quantizers(rng)
-        n = len(self.task.data.train_images)
-        indices = list(batches(n, self.config.batch_size, rng))
+        indices = list(batches(self.task.data.train_size, self.config.batch_size, rng))
         totals = np.zeros(3)
         for i, index in enumerate(indices):
             self._set_learning_rate(epoch + i / len(indices), quantized)
@@ -232,7 +240,7 @@ class StageRun:
 
     def _features(self, index: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         resolution = int(rng.choice(self.task.hyperspace.distill_resolutions))
-        return self.task.features(self.task.data.train_images[index], resolution)
+        return self.task.train_features(index, resolution, rng)
 
     def _step(self, index: Tensor, rng: np.random.Generator) -> np.ndarray:
         """One sandwich step; returns the losses of largest, smallest and random sub-stages."""
@@ -252,7 +260,7 @@ class StageRun:
     @torch.no_grad()
     def _initialize_quantizers(self, rng: np.random.Generator) -> None:
         """Give every quantizer a range: the largest sub-stage first, then random ones."""
-        index = next(batches(len(self.task.data.train_images), self.config.batch_size, rng))
+        index = next(batches(self.task.data.train_size, self.config.batch_size, rng))
         before, _ = self._features(index, rng)
         self.model(before, self.model.largest())
         for _ in range(_INITIALIZATION_TRIES):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,8 +9,8 @@ from torch import Tensor
 from ..distill.loss import nsr_loss
 from ..distill.stage import StageDistiller, StageTask, SubStage
 from ..errors import LUTError
-from ..files import digest, read_text, to_json, write_atomically
-from ..hyperspace import ElasticStage, format_chain, parse_chain
+from ..files import digest, to_json
+from ..hyperspace import ElasticStage, format_chain
 from ..network import recalibrate_batch_norm
 from .config import LUTConfig
 from .table import Row
@@ -44,51 +41,38 @@ def substage_loss(
 
 
 class StageSampler:
-    """Rows of one (stage, block type), evaluated once and kept beside its checkpoint.
+    """Rows of one (stage, block type).
 
     Parameters
     ----------
     task : the elastic stage
     config : how many rows, on how many images
-    path : JSON file of the finished rows
     """
 
-    def __init__(self, task: StageTask, config: LUTConfig, path: Path) -> None:
-        self.task, self.config, self.path = task, config, path
+    def __init__(self, task: StageTask, config: LUTConfig) -> None:
+        self.task, self.config = task, config
 
-    def rows(self, model: StageDistiller, made_for: str) -> list[Row]:
-        """Evaluate the rows, or read them if they are there.
+    def made_for(self, training: str) -> str:
+        """Fingerprint of all that the rows depend on, given that of the stage's training."""
+        return digest(training, to_json(self.config), str(self.task.seeds))
 
-        Parameters
-        ----------
-        model : the distilled stage, in INT8
-        made_for : fingerprint of its training
+    def rows(self, model: StageDistiller) -> list[Row]:
+        """Evaluate the rows of a distilled stage, in INT8.
 
         Raises
         ------
         LUTError
             A loss is not finite; names stage, block type and sub-stage.
         """
-        made_for = digest(made_for, to_json(self.config), str(self.task.seeds))
-        if self.path.is_file():
-            stored = json.loads(read_text(self.path))
-            if stored["made_for"] == made_for:
-                return [_from_plain(row) for row in stored["rows"]]
-        rows = self._evaluate(model)
-        content = {"made_for": made_for, "rows": [_to_plain(row) for row in rows]}
-        write_atomically(self.path, to_json(content))
-        return rows
-
-    def _evaluate(self, model: StageDistiller) -> list[Row]:
         task, option = self.task, self.task.option
         where = task.hyperspace.searchable[task.stage]
         resolutions = task.hyperspace.distill_resolutions
-        calibration_images = task.data.train_images[: self.config.calibration_images]
-        held_out_images = task.data.test_images[: self.config.held_out_images]
+        calibration_images = _first(self.config.calibration_images, task.data.train_size)
+        held_out_images = _first(self.config.held_out_images, task.data.test_size)
         rows = []
         for resolution in resolutions:
-            calibration = task.features(calibration_images, resolution)
-            held_out = task.features(held_out_images, resolution)
+            calibration = task.train_features(calibration_images, resolution)
+            held_out = task.test_features(held_out_images, resolution)
             for w, widths in enumerate(where.windows):
                 rng = np.random.default_rng([*task.seeds, w, resolution])
                 elastic = ElasticStage(stage=where, option=option, widths=widths)
@@ -104,11 +88,6 @@ class StageSampler:
         return rows
 
 
-def _to_plain(row: Row) -> list[object]:
-    cell = [row.stage, row.block, row.window, row.resolution, row.cin]
-    return [*cell, format_chain(row.chain), row.loss]
-
-
-def _from_plain(values: list) -> Row:
-    stage, block, window, resolution, cin, chain, loss = values
-    return Row(stage, block, window, resolution, cin, parse_chain(chain), loss)
+def _first(count: int, there_are: int) -> Tensor:
+    """Indices of the first images."""
+    return torch.arange(min(count, there_are))

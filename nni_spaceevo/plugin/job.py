@@ -7,9 +7,16 @@ find the results of each step in its work folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ..distill.config import DistillConfig, TeacherConfig
+from ..distill.config import (
+    DatasetConfig,
+    DistillConfig,
+    PretrainedConfig,
+    TeacherConfig,
+    dataset_config,
+    teacher_config,
+)
 from ..errors import ConfigError
 from ..files import Record, read_yaml
 from ..hyperspace import Hyperspace, load_hyperspace
@@ -54,8 +61,9 @@ class JobConfig(Record, frozen=True):
     ----------
     schema : version of the file format
     hyperspace : YAML file (relative to the job file) or preset
-    dataset : name of a dataset
-    teacher, distill, lut, search : the steps
+    dataset : name of a dataset, or its settings; see `nni_spaceevo.distill.config`
+    teacher : settings of one to train, or of a pretrained one; see there
+    distill, lut, search : the other steps
     predictor : folder of a latency predictor (relative to the job file, or one that comes with the
         package), or of an nn-Meter predictor; None profiles this machine into the work folder
     trust_pickle : read an nn-Meter predictor's pickles, which runs whatever code is in them
@@ -65,8 +73,8 @@ class JobConfig(Record, frozen=True):
 
     schema: int
     hyperspace: str
-    dataset: str
-    teacher: TeacherConfig
+    dataset: str | dict[str, Any]
+    teacher: dict[str, Any]
     search: SearchConfig
     distill: DistillConfig = DistillConfig()
     lut: LUTConfig = LUTConfig()
@@ -96,6 +104,11 @@ class Job:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).resolve()
         self.config = read_yaml(self.path, JobConfig)
+        where = f"{self.path}: {{}}".format
+        self.dataset: DatasetConfig = dataset_config(self.config.dataset, where("dataset"))
+        self.teacher: TeacherConfig | PretrainedConfig = teacher_config(
+            self.config.teacher, where("teacher")
+        )
         self.hyperspace: Hyperspace = load_hyperspace(self._beside(self.config.hyperspace))
 
     def _beside(self, name: str) -> str:
@@ -104,19 +117,30 @@ class Job:
         return str(beside) if beside.exists() else name
 
     @property
+    def dataset_name(self) -> str:
+        """The dataset's name or import path."""
+        given = self.config.dataset
+        return given if isinstance(given, str) else str(given["name"])
+
+    @property
     def work(self) -> Path:
         """Folder of all results."""
         return self.path.parent / self.config.work_dir
 
     @property
     def teacher_path(self) -> Path:
-        """The trained teacher."""
+        """What was trained of the teacher: all of a small one, a pretrained one's ranges."""
         return self.work / "teacher.pt"
 
     @property
     def stages_path(self) -> Path:
         """Folder of the distilled stages, one checkpoint a (stage, block type)."""
         return self.work / "stages"
+
+    @property
+    def rows_path(self) -> Path:
+        """Folder of the distilled rows, one file a (stage, block type)."""
+        return self.work / "rows"
 
     @property
     def lut_path(self) -> Path:

@@ -1,4 +1,4 @@
-"""From a job to its quantized LUT: teacher, predictor, distillation, rows.
+"""From a job to its quantized LUT: predictor, teacher, distillation, rows.
 
 Each step keeps its result in the job's work folder and is not repeated; a step that was killed
 continues where it was.
@@ -7,10 +7,8 @@ continues where it was.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +17,18 @@ from ..files import Record, digest, exclusive, read_json, to_json, write_atomica
 from ..latency import find_predictor, format_report, load_predictor, local_device_name
 from ..lut import LatencyModel, QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
+from .distillation import all_rows, prepared_teacher, rows_folder
 from .job import Job
 
 if TYPE_CHECKING:
-    from ..distill.data import ImageData
-    from ..distill.teacher import Teacher
     from ..lut import Row
 
 Say = Callable[[str], None]
-Cell = tuple[int, int]
 
 
 def lut_recipe(job: Job) -> str:
     """Fingerprint of the settings that a job's LUT depends on."""
-    c = job.config
-    settings = [to_json(part) for part in (c.teacher, c.distill, c.lut)]
-    return digest(job.hyperspace.fingerprint, c.dataset, str(c.seed), str(c.predictor), *settings)
+    return digest(rows_folder(job).made_with, str(job.config.predictor))
 
 
 def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> QuantizedLUT:
@@ -71,17 +65,56 @@ def _prepare(job: Job, say: Say) -> None:
     # The device is profiled first, while nothing else of ours keeps it busy.
     with timed(job, "predictor"):
         predictor = prepared_predictor(job, say)
-    with timed(job, "teacher"):
-        teacher = trained_teacher(job, say)
-    with timed(job, "distillation and LUT rows"):
-        rows = _all_rows(job, say)
+    _distilled(job, say)
+    _price(job, predictor, say)
+
+
+def merged_lut(job: Job, say: Say = print) -> QuantizedLUT:
+    """The job's LUT, from rows that are all there, wherever they were distilled.
+
+    Unlike `prepared_lut`, this needs neither torch nor teacher nor images.
+
+    Raises
+    ------
+    LUTError
+        Rows are missing, damaged, or of different teachers; or as `prepared_lut`.
+    """
+    if not job.lut_path.is_file():
+        with exclusive(job.work / "prepare", wait=True):
+            if not job.lut_path.is_file():
+                rows_folder(job).complete()
+                with timed(job, "predictor"):
+                    predictor = prepared_predictor(job, say)
+                _price(job, predictor, say)
+    return prepared_lut(job, say)
+
+
+def _price(job: Job, predictor: LatencyModel, say: Say) -> None:
     with timed(job, "LUT pricing"):
-        source = f"{job.config.dataset} teacher {teacher.fingerprint}"
-        unpriced = QuantizedLUT.from_rows(job.hyperspace, rows, source, lut_recipe(job))
+        unpriced = rows_folder(job).lut(job.dataset_name, lut_recipe(job))
         lut = unpriced.priced(predictor)
         lut.save(job.lut_path)
     low, high = lut.latency_span
     say(f"LUT: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms -> {job.lut_path}")
+
+
+def distilled(job: Job, say: Say = print) -> list[Row]:
+    """Distil all stages of a job, which `prepared_lut` then finds done; returns the LUT's rows.
+
+    Raises
+    ------
+    LockedError
+        Another process is preparing this job.
+    """
+    with exclusive(job.work / "prepare"):
+        return _distilled(job, say)
+
+
+def _distilled(job: Job, say: Say) -> list[Row]:
+    with timed(job, "teacher"):
+        prepared_teacher(job, say)
+    with timed(job, "distillation and LUT rows"):
+        return all_rows(job)
 
 
 @contextmanager
@@ -143,109 +176,6 @@ def named_predictor(job: Job) -> LatencyModel:
         return load_predictor(find_predictor(name, job.path.parent))
     except PredictorError as error:
         raise ConfigError(f"{job.path}: {error}") from error
-
-
-# ---- teacher and stages ----
-
-
-def trained_teacher(job: Job, say: Say = print) -> Teacher:
-    """The job's teacher, trained if need be."""
-    import torch
-
-    # One thread, so that results do not depend on the number of cores; the networks are small.
-    torch.set_num_threads(1)
-    from ..distill.teacher import train_teacher
-
-    return train_teacher(
-        job.hyperspace,
-        _dataset(job.config.dataset),
-        job.config.teacher,
-        job.config.seed,
-        job.teacher_path,
-        lambda line: say(f"Teacher: {line}"),
-    )
-
-
-@cache
-def _dataset(name: str) -> ImageData:
-    from ..distill.data import load_dataset
-
-    return load_dataset(name)
-
-
-@cache
-def _job_and_teacher(job_path: str) -> tuple[Job, Teacher]:
-    """Read, and checked against the held-out images, once a worker and not once a cell."""
-    job = Job(job_path)
-    return job, trained_teacher(job, say=lambda line: None)
-
-
-def cells(job: Job) -> list[Cell]:
-    """All (stage, block type) pairs, by index."""
-    hyperspace = job.hyperspace
-    return [
-        (stage, block)
-        for stage in range(len(hyperspace.searchable))
-        for block in range(len(hyperspace.block_types))
-    ]
-
-
-def distilled_rows(job_path: str, cell: Cell) -> tuple[str, list[Row]]:
-    """Distil one (stage, block type) and evaluate its LUT rows; both are kept and continued.
-
-    Returns
-    -------
-    a line about the outcome, and the rows
-    """
-    from ..distill.stage import StageRun, StageTask
-    from ..lut.build import StageSampler
-
-    job, teacher = _job_and_teacher(job_path)
-    data = _dataset(job.config.dataset)
-    task = StageTask(job.hyperspace, *cell, teacher, data, job.config.seed)
-    run = StageRun(task, job.config.distill, job.stages_path)
-    model = run.run()
-    sampler = StageSampler(task, job.config.lut, job.work / "rows" / f"{task.name}.json")
-    rows = sampler.rows(model, run.made_for)
-    mean = sum(row.loss for row in rows) / len(rows)
-    return f"{task.name}: INT8 NSR loss {mean:.3f}", rows
-
-
-def _all_rows(job: Job, say: Say) -> list[Row]:
-    """Rows of all cells, as many cells at a time as there are cores, one thread each."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    from tqdm import tqdm
-
-    rows: list[Row] = []
-    workers = os.cpu_count() or 1
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _die_with_parent, (os.getpid(),)
-    ) as pool:
-        futures = [pool.submit(distilled_rows, str(job.path), cell) for cell in cells(job)]
-        bar = tqdm(as_completed(futures), "Distilling stages", len(futures), mininterval=1)
-        try:
-            for future in bar:
-                line, found = future.result()
-                bar.set_postfix_str(line)
-                rows += found
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-    return rows
-
-
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this worker with its parent, which kill -9 gives no time to do it."""
-    import ctypes
-    import signal
-
-    death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 # ---- constraints ----

@@ -119,6 +119,14 @@ class WeightQuantizer(Quantizer):
         reach = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs())
         self._set_scale(reach / -WEIGHT_RANGE[0])
 
+    def cover(self, weight: Tensor) -> None:
+        """Start from the range of the largest weight instead, so that nothing is clipped.
+
+        For weights trained without a quantizer: a few far outside 3 deviations carry much.
+        """
+        rows = weight.detach().flatten(1) if self.per_channel else weight.detach().reshape(1, -1)
+        self._set_scale(rows.abs().amax(1) / WEIGHT_RANGE[1])
+
     def forward(self, weight: Tensor, largest: Tensor) -> Tensor:
         """Fake-quantized `weight`, same shape.
 

@@ -1,4 +1,4 @@
-"""The verb `lut`: build, import, price, show."""
+"""The verb `lut`: build, merge, import, price, show."""
 
 import pytest
 
@@ -6,6 +6,8 @@ from nni_spaceevo.cli import main
 from nni_spaceevo.hyperspace import format_chain
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.lut.published import JOINED
+from nni_spaceevo.plugin.distillation import rows_folder
+from nni_spaceevo.testing import synthetic_stage_rows
 
 PREDICTOR = "x86_vnni_ort_int8"
 
@@ -42,6 +44,35 @@ def output(tmp_path):
 def test_build_says_what_is_there(job, capsys):
     assert main(["lut", "build", "--job", str(job.path)]) == 0
     assert "sub-stages, subnets of" in capsys.readouterr().out
+
+
+def test_merge_collects_rows_and_builds_the_lut(job, tmp_path, capsys):
+    job.lut_path.unlink()
+    rows = rows_folder(job)
+    tasks = list(rows.tasks)
+    for name, part in (("a", tasks[:5]), ("b", tasks[3:])):
+        source = type(rows)(tmp_path / name, job.hyperspace, rows.made_with)
+        for task in part:
+            source.add(synthetic_stage_rows(job.hyperspace, task, rows.made_with), "test")
+    merge = ["lut", "merge", "--job", str(job.path)]
+    assert main([*merge, str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    assert f"{job.rows_path}: 5 new, 5 of 9\nmissing: {', '.join(tasks[5:])}\n" in said
+    assert not job.lut_path.exists()
+    assert main([*merge, str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert f"{job.rows_path}: 4 new, 9 of 9\n" in (said := capsys.readouterr().out)
+    assert f"{job.lut_path}: 108 sub-stages, subnets of " in said
+    before = job.lut_path.read_bytes()
+    assert main([*merge, str(tmp_path / "b"), str(tmp_path / "b")]) == 0
+    assert f"{job.rows_path}: 0 new, 9 of 9\n" in capsys.readouterr().out
+    assert job.lut_path.read_bytes() == before
+
+
+def test_merge_refuses_rows_of_other_settings(job, tmp_path, capsys):
+    rows = synthetic_stage_rows(job.hyperspace, "stage1_resnet", "elsewhere")
+    type(rows_folder(job))(tmp_path / "a", job.hyperspace, "elsewhere").add(rows, "test")
+    assert main(["lut", "merge", str(tmp_path / "a"), "--job", str(job.path)]) == 1
+    assert "stage1_resnet was distilled with other settings" in capsys.readouterr().err
 
 
 def test_import_with_given_latencies_of_stem_and_head(job, csv, hyperspace, output, capsys):

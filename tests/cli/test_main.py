@@ -55,6 +55,7 @@ def test_the_console_script_lists_its_verbs():
         "device-report",
         "lut",
         "search",
+        "distill",
         "report",
         "demo",
     ):

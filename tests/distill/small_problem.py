@@ -10,7 +10,7 @@ import torch
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
 from nni_spaceevo.distill.data import ImageData, load_dataset
 from nni_spaceevo.distill.stage import StageRun, StageTask
-from nni_spaceevo.distill.teacher import Teacher, train_teacher
+from nni_spaceevo.distill.teachers import Teacher, train_teacher
 from nni_spaceevo.hyperspace import Hyperspace
 from nni_spaceevo.testing import synthetic_hyperspace
 
@@ -35,6 +35,8 @@ class Small:
 def few_digits() -> ImageData:
     """The first 160 and 60 digits."""
     d = load_dataset("digits")
+    assert isinstance(d, ImageData)
+    assert d.train_labels is not None and d.test_labels is not None
     return ImageData(
         d.train_images[:160], d.train_labels[:160], d.test_images[:60], d.test_labels[:60], 10
     )

@@ -4,14 +4,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from nni_spaceevo.distill.config import DistillConfig
+from nni_spaceevo.distill.data import ImageFolderData, folder
+from nni_spaceevo.distill.stage import StageRun, StageTask
+from nni_spaceevo.distill.teachers.graph import TracedModel
+from nni_spaceevo.distill.teachers.pretrained import ImageAdapter, PretrainedTeacher
 from nni_spaceevo.errors import CheckpointError, TrainingError
 from nni_spaceevo.quant import Quantizer, uninitialized
+
+from .data.folders import write_images
+from .teachers.tiny import NODES, trained_tiny
 
 
 def weights(model):
@@ -46,12 +54,11 @@ def test_the_distilled_stage_computes_in_int8_with_every_range_known(finished):
 
 def test_int8_costs_little(finished, small):
     _, model, _ = finished
-    images = small.data.test_images
-    from nni_spaceevo.distill.data import resize
+    images = small.data.test_batch(torch.arange(60), 16)
     from nni_spaceevo.lut.build import substage_loss
     from nni_spaceevo.quant import FP32, INT8, set_precision
 
-    features = small.teacher.stage_features(resize(images, 16), 1)
+    features = small.teacher.stage_features(images, 1)
     losses = []
     for precision in (INT8, FP32):
         set_precision(model, precision)
@@ -112,3 +119,31 @@ def test_a_loss_that_is_not_finite_names_stage_block_and_epoch(small, tmp_path):
     wild = DistillConfig(epochs_fp32=2, epochs_int8=1, batch_size=32, learning_rate_fp32=1e30)
     with pytest.raises(TrainingError, match="stage2_mbv2_res: NSR loss is not finite in fp32"):
         small.run(tmp_path, config=wild).run()
+
+
+def test_a_stage_learns_from_a_folder_and_continues_to_the_same_bits(small, tmp_path, monkeypatch):
+    data = ImageFolderData(write_images(tmp_path / "train"), write_images(tmp_path / "val"))
+    traced = TracedModel(trained_tiny(), 3, 8, "tiny")
+    adapter = ImageAdapter(3, data.mean, data.std, data)
+    teacher = PretrainedTeacher(traced, [traced.feature(n) for n in NODES], adapter, "tiny")
+    config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=4)
+
+    def run(place):
+        task = StageTask(small.hyperspace, 1, 1, teacher, data, seed=3)
+        return StageRun(task, config, tmp_path / place)
+
+    def stop(loss):
+        raise KeyboardInterrupt
+
+    whole = weights(run("whole").run())
+    with pytest.raises(KeyboardInterrupt):
+        run("killed").run(stop)
+    monkeypatch.setattr(folder, "_THREADS", 1)
+    assert equal(weights(run("killed").run()), whole)
+
+
+def test_a_run_on_other_images_is_refused(small, tmp_path):
+    small.run(tmp_path).run()
+    other = replace(small, data=replace(small.data, train_images=small.data.train_images + 1))
+    with pytest.raises(CheckpointError, match="made for other settings"):
+        other.run(tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import load_dataset
 from nni_spaceevo.distill.stage import StageDistiller, StageRun, StageTask
-from nni_spaceevo.distill.teacher import Teacher
+from nni_spaceevo.distill.teachers import Teacher
 from nni_spaceevo.hyperspace import ElasticStage
 from nni_spaceevo.lut.build import StageSampler, sample_substages
 from nni_spaceevo.lut.config import LUTConfig
@@ -31,12 +31,8 @@ def distilled(tmp_path_factory):
     return task, run.run(), run.made_for
 
 
-def sampler(distilled, path, config=CONFIG):
-    return StageSampler(distilled[0], config, path)
-
-
-def test_rows_cover_every_window_and_resolution_with_distinct_substages(distilled, tmp_path):
-    rows = sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
+def test_rows_cover_every_window_and_resolution_with_distinct_substages(distilled):
+    rows = StageSampler(distilled[0], CONFIG).rows(distilled[1])
     cells = {(r.window, r.resolution) for r in rows}
     assert cells == {(w, r) for w in range(3) for r in (8, 16)}
     assert len(rows) == 6 * 3
@@ -44,21 +40,18 @@ def test_rows_cover_every_window_and_resolution_with_distinct_substages(distille
     assert all(np.isfinite(r.loss) and r.loss > 0 for r in rows)
 
 
-def test_the_same_seed_gives_the_same_rows(distilled, tmp_path):
-    a, b = (sampler(distilled, tmp_path / n).rows(*distilled[1:]) for n in ("a.json", "b.json"))
+def test_the_same_seed_gives_the_same_rows(distilled):
+    a, b = (StageSampler(distilled[0], CONFIG).rows(distilled[1]) for _ in range(2))
     assert a == b
 
 
-def test_finished_rows_are_read_back_exactly(distilled, tmp_path, monkeypatch):
-    first = sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
-    monkeypatch.setattr(StageSampler, "_evaluate", lambda *_: pytest.fail("evaluated again"))
-    assert sampler(distilled, tmp_path / "r.json").rows(*distilled[1:]) == first
-
-
-def test_rows_of_other_settings_are_not_taken(distilled, tmp_path):
-    sampler(distilled, tmp_path / "r.json").rows(*distilled[1:])
+def test_rows_are_made_for_their_settings_and_their_training(distilled):
+    task, _, training = distilled
     more = LUTConfig(rows_per_cell=8, calibration_images=32, held_out_images=32)
-    assert len(sampler(distilled, tmp_path / "r.json", more).rows(*distilled[1:])) == 8 * 3
+    assert len(StageSampler(task, more).rows(distilled[1])) == 8 * 3
+    stamps = [StageSampler(task, c).made_for(t) for c in (CONFIG, more) for t in (training, "x")]
+    assert len(set(stamps)) == 4
+    assert StageSampler(task, CONFIG).made_for(training) == stamps[0]
 
 
 def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
@@ -68,8 +61,8 @@ def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
     assert len(found) == 6  # one block: 2 ratios; two blocks: 4
 
 
-def test_the_stage_is_left_as_it_was(distilled, tmp_path):
+def test_the_stage_is_left_as_it_was(distilled):
     model: StageDistiller = distilled[1]
     before = {k: v.clone() for k, v in model.named_parameters()}
-    sampler(distilled, tmp_path / "r.json").rows(model, "x")
+    StageSampler(distilled[0], CONFIG).rows(model)
     assert all((before[k] == v).all() for k, v in model.named_parameters())

@@ -14,13 +14,13 @@ def predictor_name() -> str:
     return "x86_vnni_ort_int8"
 
 
-def write_small_job(folder: Path, **changes: object) -> Job:
+def write_small_job(folder: Path, stages: int = 3, **changes: object) -> Job:
     """Write hyperspace and job files into `folder`; nothing is prepared yet."""
     job = {
         "schema": 1,
         "hyperspace": "hyperspace.yaml",
         "dataset": "digits",
-        "teacher": {"widths": [8, 8, 8, 8], "epochs": 1, "min_accuracy": 0.01},
+        "teacher": {"widths": [8] * (stages + 1), "epochs": 1, "min_accuracy": 0.01},
         "distill": {"epochs_fp32": 1, "epochs_int8": 1, "batch_size": 512},
         "lut": {"rows_per_cell": 6, "calibration_images": 32, "held_out_images": 32},
         "search": {"constraint_quantiles": [0.4], "samples": 2000},
@@ -28,6 +28,6 @@ def write_small_job(folder: Path, **changes: object) -> Job:
         **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hyperspace.yaml").write_text(to_yaml(synthetic_hyperspace()))
+    (folder / "hyperspace.yaml").write_text(to_yaml(synthetic_hyperspace(stages)))
     (folder / "spaceevo.yaml").write_text(to_yaml(job))
     return Job(folder / "spaceevo.yaml")

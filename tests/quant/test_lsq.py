@@ -187,3 +187,13 @@ def test_lsq_learns_a_smaller_error_than_its_start():
         (quantizer(x) - x)[1:].square().mean().backward()
         optimizer.step()
     assert (quantizer.eval()(x) - x)[1:].square().mean().item() < start / 2
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_covering_scale_clips_no_weight(per_channel):
+    weight = torch.randn(6, 40)
+    weight[:, 0] = torch.tensor([9.0, -9.0, 5.0, -5.0, 1.0, 0.0])
+    quantizer = enabled(WeightQuantizer(6, per_channel=per_channel))
+    quantizer.cover(weight)
+    step = quantizer.scale.detach().view(-1, 1)
+    assert ((quantizer(weight, weight) - weight).abs() <= step / 2 + 1e-6).all()

@@ -1,47 +1,26 @@
-"""The teacher: a small residual network whose stages have the hyperspace's strides."""
+"""A teacher trained here: a small residual network with the strides of the hyperspace."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, TrainingError
-from ..files import digest, to_json
-from ..hyperspace import Hyperspace
-from ..network.checkpoint import load_checkpoint, save_checkpoint
-from .config import TeacherConfig
-from .data import ImageData, batches, resize
+from ...errors import ConfigError, TrainingError
+from ...files import digest, to_json
+from ...hyperspace import Hyperspace
+from ...network.checkpoint import load_checkpoint, save_checkpoint
+from ..config import TeacherConfig
+from ..data import Images, batches, to_channels
+from .protocol import borders
 
 Progress = Callable[[str], None]
-
-
-class FeatureTeacher(Protocol):
-    """What distillation asks of a teacher, ours or a user's own.
-
-    Attributes
-    ----------
-    widths : channels before the first searchable stage and after each one
-    fingerprint : changes with the features; checkpoints carry it
-    """
-
-    widths: tuple[int, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of whatever decides the features."""
-
-    def eval(self) -> Any:
-        """Switch to evaluation mode."""
-
-    def stage_features(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-        """Features before and after searchable stage number `stage`, without gradients."""
+_EVALUATION_BATCH = 512
 
 
 class TeacherStage(nn.Module):
@@ -87,8 +66,8 @@ class Teacher(nn.Module):
                 f"after the stem and one for each of {', '.join(s.name for s in searchable)}"
             )
         self.widths = widths
-        stem_stride = math.prod(s.stride for s in hyperspace.stages[: _first(hyperspace)])
-        strides = [stem_stride, *(s.stride for s in searchable)]
+        strides = [next(iter(borders(hyperspace).values())), *(s.stride for s in searchable)]
+        self.in_channels = hyperspace.in_channels
         channels = (hyperspace.in_channels, *widths)
         self.stages = nn.ModuleList(
             TeacherStage(channels[i], channels[i + 1], stride) for i, stride in enumerate(strides)
@@ -97,6 +76,7 @@ class Teacher(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, channels, h, w)."""
+        images = to_channels(images, self.in_channels)
         for stage in self.stages:
             images = stage(images)
         return self.classify(images.mean((2, 3)))
@@ -104,7 +84,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def stage_features(self, images: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Features before and after searchable stage number `stage`, both (n, channels, h, w)."""
-        before = images
+        before = to_channels(images, self.in_channels)
         for module in self.stages[: stage + 1]:
             before = module(before)
         return before, self.stages[stage + 1](before)
@@ -115,20 +95,36 @@ class Teacher(nn.Module):
         return digest(*(v.numpy().tobytes() for v in self.state_dict().values()))
 
 
-def _first(hyperspace: Hyperspace) -> int:
-    return hyperspace.stages.index(hyperspace.searchable[0])
-
-
 @torch.no_grad()
-def accuracy(teacher: Teacher, images: Tensor, labels: Tensor, resolution: int) -> float:
-    """Share of `images` whose label `teacher` names, in evaluation mode."""
+def accuracy(teacher: Teacher, data: Images, labels: Tensor, resolution: int) -> float:
+    """Share of the held-out images whose label `teacher` names, in evaluation mode."""
     teacher.eval()
-    return float((teacher(resize(images, resolution)).argmax(1) == labels).float().mean())
+    right = 0
+    for index in torch.arange(data.test_size).split(_EVALUATION_BATCH):
+        named = teacher(data.test_batch(index, resolution)).argmax(1)
+        right += int((named == labels[index]).sum())
+    return right / data.test_size
+
+
+def new_teacher(hyperspace: Hyperspace, data: Images, config: TeacherConfig) -> Teacher:
+    """A teacher for the classes of a dataset, not trained yet.
+
+    Raises
+    ------
+    ConfigError
+        The images have no labels, or the widths do not fit the hyperspace.
+    """
+    if data.train_labels is None or data.test_labels is None:
+        raise ConfigError(
+            "teacher: the dataset has no labels to train one with; expected labels, which an image "
+            "folder has if both folders have the same class folders, or a pretrained `model`"
+        )
+    return Teacher(hyperspace, config.widths, data.classes)
 
 
 def train_teacher(
     hyperspace: Hyperspace,
-    data: ImageData,
+    data: Images,
     config: TeacherConfig,
     seed: int,
     path: Path,
@@ -140,14 +136,17 @@ def train_teacher(
 
     Raises
     ------
+    ConfigError
+        The images have no labels.
     TrainingError
         The loss is not finite, or the held-out accuracy stays below `config.min_accuracy`.
     CheckpointError
         `path` is damaged or was trained with other settings.
     """
-    made_for = digest(hyperspace.fingerprint, to_json(config), str(seed))
+    parts = (hyperspace.fingerprint, to_json(config), str(seed), data.fingerprint)
+    made_for = digest(*filter(None, parts))
     torch.manual_seed(seed)
-    teacher = Teacher(hyperspace, config.widths, data.classes)
+    teacher = new_teacher(hyperspace, data, config)
     optimizer = torch.optim.AdamW(teacher.parameters(), config.learning_rate, weight_decay=0.01)
     done = 0
     if path.is_file():
@@ -168,7 +167,7 @@ def _epoch(
     teacher: Teacher,
     optimizer: torch.optim.Optimizer,
     hyperspace: Hyperspace,
-    data: ImageData,
+    data: Images,
     config: TeacherConfig,
     seed: int,
     epoch: int,
@@ -176,13 +175,14 @@ def _epoch(
     # Randomness depends on the epoch alone, so that a continued run draws what this one draws.
     rng = np.random.default_rng([seed, epoch])
     teacher.train()
-    total, steps = 0.0, list(batches(len(data.train_labels), config.batch_size, rng))
+    assert data.train_labels is not None
+    total, steps = 0.0, list(batches(data.train_size, config.batch_size, rng))
     for i, index in enumerate(steps):
         done = (epoch + i / len(steps)) / config.epochs
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(done)
         resolution = int(rng.choice(hyperspace.distill_resolutions))
-        logits = teacher(resize(data.train_images[index], resolution))
+        logits = teacher(data.train_batch(index, resolution, rng))
         loss = F.cross_entropy(logits, data.train_labels[index], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
@@ -203,13 +203,14 @@ def one_cycle(done: float, warm_up: float = 0.2) -> float:
 def _require_accuracy(
     teacher: Teacher,
     hyperspace: Hyperspace,
-    data: ImageData,
+    data: Images,
     config: TeacherConfig,
     path: Path,
     progress: Progress,
 ) -> None:
+    assert data.test_labels is not None
     for resolution in hyperspace.distill_resolutions:
-        reached = accuracy(teacher, data.test_images, data.test_labels, resolution)
+        reached = accuracy(teacher, data, data.test_labels, resolution)
         progress(f"held-out accuracy at {resolution} px: {reached:.2%}")
         if reached < config.min_accuracy:
             raise TrainingError(

@@ -1,14 +1,18 @@
-"""The teacher: features where the hyperspace's stages are, training that continues."""
+"""The teacher trained here: features where the hyperspace's stages are, training that continues."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nni_spaceevo.distill.config import TeacherConfig
-from nni_spaceevo.distill.teacher import Teacher, one_cycle, train_teacher
+from nni_spaceevo.distill.data import ImageData
+from nni_spaceevo.distill.teachers import trained as module
+from nni_spaceevo.distill.teachers.trained import Teacher, one_cycle, train_teacher
 from nni_spaceevo.errors import CheckpointError, ConfigError, TrainingError
 from nni_spaceevo.hyperspace import load_hyperspace
 
-from .small_problem import TEACHER
+from ..small_problem import TEACHER
 
 
 def test_features_have_the_sizes_of_the_hyperspaces_stages():
@@ -37,8 +41,6 @@ def train(small, path, config=TEACHER, seed=0):
 
 
 def test_a_killed_training_continues_to_the_same_weights(small, tmp_path, monkeypatch):
-    import nni_spaceevo.distill.teacher as module
-
     original, calls = module._epoch, []
 
     def dies_in_the_second_epoch(*args):
@@ -80,3 +82,24 @@ def test_the_learning_rate_rises_then_falls():
     assert max(rates) == pytest.approx(1)
     assert rates[100] == pytest.approx(0)
     assert rates[:21] == sorted(rates[:21])
+
+
+def test_a_dataset_without_labels_is_refused(small, tmp_path):
+    images = torch.zeros(8, 1, 8, 8)
+    small = replace(small, data=ImageData(images, None, images, None))
+    with pytest.raises(ConfigError, match="the dataset has no labels to train one with"):
+        train(small, tmp_path / "t.pt")
+
+
+def test_a_teacher_of_other_images_is_refused(small, tmp_path):
+    path = tmp_path / "t.pt"
+    train(small, path)
+    other = replace(small, data=replace(small.data, train_images=small.data.train_images + 1))
+    with pytest.raises(CheckpointError, match="made for other settings"):
+        train(other, path)
+
+
+def test_grey_images_are_repeated_for_a_hyperspace_of_colours():
+    teacher = Teacher(load_hyperspace("onnxw"), (8, 8, 8, 8, 8, 8, 8), 10).eval()
+    grey = torch.randn(1, 1, 32, 32)
+    assert torch.equal(teacher(grey), teacher(grey.expand(-1, 3, -1, -1)))

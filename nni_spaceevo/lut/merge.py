@@ -1,0 +1,285 @@
+"""Distilled rows of several machines, merged into one LUT.
+
+Each (stage, block type) is one file, `<stage>_<block type>.json`, written whole or not at all. Any
+order, any split and any repetition of merges end with the same folder, and the same folder gives
+the same LUT, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ..errors import ConfigError, LUTError, SpaceEvoError
+from ..files import Record, exclusive, read_json, to_json, write_atomically
+from ..hyperspace import Hyperspace, format_chain, parse_chain
+from .table import QuantizedLUT, Row
+
+SCHEMA = 1
+Cell = tuple[int, int]
+PlainRow = tuple[int, int, int, int, int, str, float]
+# A task of a published hyperspace unpacks to 300 KB; nothing of ours comes near this.
+_MOST_BYTES = 1 << 26
+
+
+def task_cells(hyperspace: Hyperspace) -> dict[str, Cell]:
+    """All (stage, block type) pairs: their names, as in file names, and their indices."""
+    return {
+        f"{stage.name}_{option.type}": (s, b)
+        for s, stage in enumerate(hyperspace.searchable)
+        for b, option in enumerate(hyperspace.block_types)
+    }
+
+
+class StageRows(Record, frozen=True):
+    """The LUT rows of one (stage, block type), and what they were made with.
+
+    Attributes
+    ----------
+    schema : version of the file format
+    task : stage and block type, such as `stage1_mbv2_res`
+    made_with : fingerprint of the job's settings
+    teacher : fingerprint of the teacher
+    made_for : fingerprint of all that the rows depend on, images and task included
+    rows : stage, block, window, resolution, cin, chain, loss of each
+    """
+
+    schema: int
+    task: str
+    made_with: str
+    teacher: str
+    made_for: str
+    rows: tuple[PlainRow, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ConfigError(f"rows schema {self.schema}; this version reads {SCHEMA}")
+        if not self.rows or not all(0 <= row[-1] < math.inf for row in self.rows):
+            raise ConfigError(f"{self.task}: no rows, or a loss that is not finite and at least 0")
+
+    @classmethod
+    def of(
+        cls, task: str, rows: Iterable[Row], *, made_with: str, teacher: str, made_for: str
+    ) -> StageRows:
+        """The rows of a task as a record."""
+        plain = tuple(
+            (r.stage, r.block, r.window, r.resolution, r.cin, format_chain(r.chain), float(r.loss))
+            for r in rows
+        )
+        return cls(
+            schema=SCHEMA,
+            task=task,
+            made_with=made_with,
+            teacher=teacher,
+            made_for=made_for,
+            rows=plain,
+        )
+
+    def values(self) -> list[Row]:
+        """The rows as values."""
+        return [Row(*row[:5], parse_chain(row[5]), row[6]) for row in self.rows]
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean quantized NSR loss."""
+        return math.fsum(row[-1] for row in self.rows) / len(self.rows)
+
+    @property
+    def outcome(self) -> str:
+        """What came out, in a few words."""
+        return f"{self.task}: INT8 NSR loss {self.mean_loss:.3f}"
+
+    def packed(self) -> str:
+        """The record as a line of text, about 16 bytes a row."""
+        # NNI cuts what it receives at `#` and at `//`, taking them for comments, also within text.
+        return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(self), 9)).decode()
+
+    @classmethod
+    def unpacked(cls, text: str, where: str) -> StageRows:
+        """Undo `packed`; raises `LUTError`, starting with `where`, for any other text."""
+        try:
+            unzip = zlib.decompressobj()
+            packed = base64.b64decode(text, altchars=b"-_", validate=True)
+            content = unzip.decompress(packed, _MOST_BYTES)
+            return msgspec.json.decode(content, type=cls)
+        except (ValueError, TypeError, binascii.Error, zlib.error, msgspec.MsgspecError) as error:
+            raise LUTError(f"{where}: not the rows of a task ({error})") from error
+
+
+class RowsFolder:
+    """A folder with the rows of a job's tasks.
+
+    Parameters
+    ----------
+    path : the folder, made when the first rows come
+    hyperspace : gives the tasks
+    made_with : fingerprint of the job's settings, which rows must share
+    """
+
+    def __init__(self, path: Path, hyperspace: Hyperspace, made_with: str) -> None:
+        self.path, self.hyperspace, self.made_with = path, hyperspace, made_with
+        self.tasks = task_cells(hyperspace)
+
+    def file(self, task: str) -> Path:
+        """Where a task's rows are, or shall be."""
+        return self.path / f"{task}.json"
+
+    def find(self, task: str) -> StageRows | None:
+        """A task's rows; None where there are none, or only rows made with other settings.
+
+        Raises
+        ------
+        LUTError
+            The file is damaged.
+        """
+        path = self.file(task)
+        if not path.is_file():
+            return None
+        found = _read(path)
+        if found.made_with != self.made_with:
+            return None
+        self._check(found, str(path))
+        return found
+
+    def missing(self) -> list[str]:
+        """Tasks that have no rows yet; raises as `find`."""
+        return [task for task in self.tasks if self.find(task) is None]
+
+    def add(self, rows: StageRows, origin: str) -> bool:
+        """Keep a task's rows, after another process that is writing here.
+
+        Parameters
+        ----------
+        rows : of any task
+        origin : where they come from, for messages
+
+        Returns
+        -------
+        is_new : whether they were not there yet
+
+        Raises
+        ------
+        LUTError
+            They do not fit the job or the rows that are there; nothing was changed.
+        """
+        with exclusive(self.path, wait=True):
+            return bool(self._add([(origin, rows)]))
+
+    def merge(self, sources: Sequence[Path]) -> list[str]:
+        """Take the rows of other folders, all or none.
+
+        Parameters
+        ----------
+        sources : folders like this one, such as another machine's `work/rows`
+
+        Returns
+        -------
+        tasks : those whose rows were not there yet
+
+        Raises
+        ------
+        LUTError
+            A source has no rows; rows are damaged, of another hyperspace, made with other settings
+            or another teacher, or differ from rows of the same task. Nothing was changed.
+        LockedError
+            Another process is writing this folder.
+        """
+        found = [(str(path), _read(path)) for source in sources for path in _files(source)]
+        with exclusive(self.path):
+            return self._add(found)
+
+    def complete(self) -> list[StageRows]:
+        """The rows of all tasks; raises as `lut`."""
+        if missing := self.missing():
+            raise LUTError(f"{self.path}: no rows yet for {', '.join(missing)}")
+        found = [rows for task in self.tasks if (rows := self.find(task)) is not None]
+        _check_teachers([(str(self.file(rows.task)), rows) for rows in found])
+        return found
+
+    def lut(self, images: str, made_with: str) -> QuantizedLUT:
+        """The unpriced LUT of all tasks.
+
+        Parameters
+        ----------
+        images : name of the data set, for the LUT's header
+        made_with : fingerprint of the LUT's settings
+
+        Raises
+        ------
+        LUTError
+            Rows are missing, damaged, or of different teachers.
+        """
+        complete = self.complete()
+        rows = [row for part in complete for row in part.values()]
+        source = f"{images} teacher {complete[0].teacher}"
+        return QuantizedLUT.from_rows(self.hyperspace, rows, source, made_with)
+
+    def _add(self, found: list[tuple[str, StageRows]]) -> list[str]:
+        kept = {t: rows for t in self.tasks if (rows := self.find(t)) is not None}
+        origins = {task: str(self.file(task)) for task in kept}
+        new = []
+        for where, rows in found:
+            self._check(rows, where)
+            if rows.task not in kept:
+                kept[rows.task], origins[rows.task] = rows, where
+                new.append(rows.task)
+            elif rows != kept[rows.task]:
+                origin = origins[rows.task]
+                _check_teachers([(origin, kept[rows.task]), (where, rows)])
+                raise LUTError(
+                    f"{origin} and {where}: two different results for {rows.task}; "
+                    "delete the one that shall not count"
+                )
+        _check_teachers([(origins[task], rows) for task, rows in kept.items()])
+        for task in new:
+            write_atomically(self.file(task), to_json(kept[task]))
+        return new
+
+    def _check(self, rows: StageRows, where: str) -> None:
+        """Refuse rows that are not of this job."""
+        if rows.task not in self.tasks:
+            raise LUTError(
+                f"{where}: rows of {rows.task!r}, which hyperspace {self.hyperspace.name!r} "
+                f"does not have; its tasks are {', '.join(self.tasks)}"
+            )
+        if rows.made_with != self.made_with:
+            raise LUTError(
+                f"{where}: {rows.task} was distilled with other settings than this job has "
+                f"({rows.made_with}, expected {self.made_with}); distil it with this job file"
+            )
+        if any(row[:2] != self.tasks[rows.task] for row in rows.rows):
+            raise LUTError(f"{where}: has rows that are not of {rows.task}")
+
+
+def _files(source: Path) -> list[Path]:
+    files = sorted(p for p in source.glob("*.json") if not p.name.startswith("."))
+    if not files:
+        raise LUTError(f"{source}: no rows; expected a folder of <stage>_<block type>.json")
+    return files
+
+
+def _read(path: Path) -> StageRows:
+    try:
+        found = read_json(path, StageRows)
+    except SpaceEvoError as error:
+        raise LUTError(f"{error}; copy it again, or delete it and distil it again") from error
+    if found.task != path.stem:
+        raise LUTError(f"{path}: has the rows of {found.task}; a file is named after its task")
+    return found
+
+
+def _check_teachers(found: list[tuple[str, StageRows]]) -> None:
+    """Losses against different teachers cannot be compared."""
+    for where, rows in found[1:]:
+        if rows.teacher != found[0][1].teacher:
+            raise LUTError(
+                f"{where}: distilled from teacher {rows.teacher}, but {found[0][0]} from "
+                f"{found[0][1].teacher}; give all machines one teacher.pt before they start, and "
+                "delete the rows of the other"
+            )
