@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 demo: $(INSTALLED)
 	$(VENV)/bin/spaceevo demo --port $(PORT)
 
-test: lint browser
+test: lint browser sshd
 	$(VENV)/bin/python -m pytest
 
 lint: $(INSTALLED)
@@ -23,6 +23,13 @@ browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null \
 	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } \
 	|| echo "No browser: the web UI test will say that it skips."
+
+# The test of distillation on several machines needs a server to log in to; it skips without one.
+.PHONY: sshd
+sshd:
+	@[ -x /usr/sbin/sshd ] \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq openssh-server; } \
+	|| echo "No sshd: the test of NNI's remote platform will say that it skips."
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .hyperspace import BlockOption, ElasticStage, Hyperspace, PlacedBlock, SpaceCode, Stage
 from .lut import QuantizedLUT, Row
+from .lut.merge import StageRows, task_cells
 
 
 class MACsLatency:
@@ -85,3 +86,25 @@ def synthetic_lut(
     )
     lut = unpriced.priced(MACsLatency())
     return QuantizedLUT(lut.header, {**lut.columns, "latency_ms": latency}, hyperspace)
+
+
+def synthetic_stage_rows(
+    hyperspace: Hyperspace,
+    task: str,
+    made_with: str,
+    teacher: str = "synthetic",
+    rows_per_cell: int = 2,
+) -> StageRows:
+    """Rows of one (stage, block type) as its distillation leaves them; the same at every call."""
+    s, b = task_cells(hyperspace)[task]
+    stage, option = hyperspace.searchable[s], hyperspace.block_types[b]
+    rng = np.random.default_rng([s, b])
+    rows = []
+    for w, window in enumerate(stage.windows):
+        elastic = ElasticStage(stage=stage, option=option, widths=window)
+        for resolution in hyperspace.distill_resolutions:
+            for _ in range(rows_per_cell):
+                cin = int(rng.choice(hyperspace.input_widths(stage)))
+                rows.append(Row(s, b, w, resolution, cin, elastic.random(rng), rng.random()))
+    made_for = f"{made_with} {teacher} {task}"
+    return StageRows.of(task, rows, made_with=made_with, teacher=teacher, made_for=made_for)

@@ -1,16 +1,18 @@
 """CONTRIBUTING.md tells the truth: its code runs and does what the text says."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from nni_spaceevo.distill.config import DistillConfig
-from nni_spaceevo.distill.data import DATASETS, ImageData, load_dataset
+from nni_spaceevo.distill.config import DistillConfig, PretrainedConfig
+from nni_spaceevo.distill.data import load_dataset
 from nni_spaceevo.distill.stage import StageRun, StageTask
+from nni_spaceevo.distill.teachers import check_teacher
+from nni_spaceevo.distill.teachers.pretrained import pretrained_teacher
 from nni_spaceevo.hyperspace import (
     BLOCK_TYPES,
     BlockConfig,
@@ -40,11 +42,6 @@ def run(name, number=0):
         "ConvStep": ConvStep,
         "Recipe": Recipe,
         "np": np,
-        "nn": nn,
-        "torch": torch,
-        "functional": nn.functional,
-        "ImageData": ImageData,
-        "DATASETS": DATASETS,
     }
     exec(code, names)
     return names
@@ -82,23 +79,27 @@ def test_a_latency_model_prices_a_lut():
     assert priced.header.device == "toy"
 
 
-def test_a_teacher_is_any_module_with_features(tmp_path):
-    teacher = run("teacher")["Blur"]()
-    config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=512)
-    data = load_dataset("digits")
-    task = StageTask(synthetic_hyperspace(), 1, 0, teacher, data, seed=0)
-    stage = StageRun(task, config, tmp_path)
+@pytest.fixture
+def mymodule(tmp_path, monkeypatch):
+    """A folder whose `mymodule.py` is all teachers and datasets that the guide shows."""
+    codes = [BLOCKS[name][0] for name in ("teacher", "dataset")]
+    assert all(len(code.strip().splitlines()) <= 10 for code in codes)
+    (tmp_path / "mymodule.py").write_text("\n".join(codes))
+    monkeypatch.delitem(sys.modules, "mymodule", raising=False)
+    return tmp_path
+
+
+def test_a_teacher_and_a_dataset_are_named_by_their_import_path(mymodule):
+    hyperspace = synthetic_hyperspace()
+    data = load_dataset("mymodule:stripes", mymodule)
+    assert (data.train_size, data.test_size, data.train_labels) == (40, 20, None)
+    named = PretrainedConfig(model="mymodule:Blur")
+    teacher = pretrained_teacher(named, hyperspace, data, mymodule, seed=0)
+    assert len(check_teacher(teacher, hyperspace, data)) == 3
+    config = DistillConfig(epochs_fp32=3, epochs_int8=1, batch_size=8)
+    stage = StageRun(StageTask(hyperspace, 1, 0, teacher, data, seed=0), config, mymodule)
     stage.run()
     assert stage.losses[-1].largest < stage.losses[0].largest
-
-
-def test_a_dataset_is_a_function_of_that_name():
-    try:
-        run("dataset")
-        data = load_dataset("stripes")
-        assert (len(data.train_images), len(data.test_images), data.classes) == (40, 20, 2)
-    finally:
-        DATASETS.pop("stripes", None)
 
 
 def test_every_room_is_in_the_table():

@@ -53,7 +53,7 @@ def diagnose() -> list[Finding]:
         *_packages(),
         _cpu(Path("/proc/cpuinfo")),
         *_programs(),
-        _tuner(),
+        *_tuners(),
         _browser(),
         _port(),
     ]
@@ -140,11 +140,13 @@ def _programs() -> list[Finding]:
     return findings
 
 
-def _tuner() -> Finding:
-    found = registration.registered_class()
-    ok = registration.is_registered()
-    detail = f"registered with NNI as {found}" if found else "not registered with NNI"
-    return Finding("tuner SpaceEvo", ok, detail, "" if ok else "spaceevo register")
+def _tuners() -> list[Finding]:
+    findings = []
+    for name, found in registration.registered_classes().items():
+        ok = found == registration.tuners()[name]
+        detail = f"registered with NNI as {found}" if found else "not registered with NNI"
+        findings.append(Finding(f"tuner {name}", ok, detail, "" if ok else "spaceevo register"))
+    return findings
 
 
 def _browser() -> Finding:

@@ -1,4 +1,4 @@
-"""Telling NNI about the tuner: `nnictl algo register`, kept per virtual environment."""
+"""Telling NNI about our tuners: `nnictl algo register`, kept per virtual environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -46,26 +45,27 @@ def nnictl(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _meta() -> dict[str, Any]:
-    meta: dict[str, Any] = yaml.safe_load(read_text(META))
-    return meta
+def tuners() -> dict[str, str]:
+    """Names and class paths of this package's tuners."""
+    meta = yaml.safe_load(read_text(META))
+    return {tuner["builtinName"]: tuner["className"] for tuner in meta["algorithms"]}
 
 
-def registered_class() -> str | None:
-    """Class path that NNI has for the tuner's name; None where it has none."""
+def registered_classes() -> dict[str, str | None]:
+    """Class paths that NNI has for the names of our tuners; None where it has none."""
     from nni.tools.package_utils import get_algo_meta
 
-    found = get_algo_meta(_meta()["builtinName"])
-    return None if found is None else str(found.class_name)
+    found = {name: get_algo_meta(name) for name in tuners()}
+    return {name: None if meta is None else str(meta.class_name) for name, meta in found.items()}
 
 
 def is_registered() -> bool:
-    """Whether `tuner: name: SpaceEvo` reaches this package's tuner."""
-    return registered_class() == _meta()["className"]
+    """Whether `tuner: name: SpaceEvo` and the others reach this package's tuners."""
+    return registered_classes() == tuners()
 
 
 def register() -> str:
-    """Register the tuner with NNI; does nothing where it already is.
+    """Register the tuners with NNI; does nothing where they already are.
 
     Returns
     -------
@@ -76,23 +76,32 @@ def register() -> str:
     ExperimentError
         `nnictl` failed; carries what it said.
     """
-    name, before = _meta()["builtinName"], registered_class()
-    if before == _meta()["className"]:
-        return f"tuner {name} is already registered with NNI"
+    names, before = _listed(), registered_classes()
+    if is_registered():
+        return f"tuners {names} are already registered with NNI"
     result = nnictl("algo", "register", "--meta", str(META))
     if result.returncode or not is_registered():
-        raise ExperimentError(f"nnictl could not register tuner {name}: {result.stdout.strip()}")
-    if before is not None:
-        return f"tuner {name} is registered with NNI anew (it was {before})"
-    return f"tuner {name} is registered with NNI"
+        raise ExperimentError(f"nnictl could not register tuners {names}: {result.stdout.strip()}")
+    stale = [
+        f"{name} was {before[name]}"
+        for name, path in tuners().items()
+        if before[name] not in (None, path)
+    ]
+    anew = f" anew ({', '.join(stale)})" if stale else ""
+    return f"tuners {names} are registered with NNI{anew}"
 
 
 def unregister() -> str:
-    """Take the tuner out of NNI's list; returns one line for the user."""
-    name = _meta()["builtinName"]
-    if registered_class() is None:
-        return f"tuner {name} is not registered with NNI"
-    result = nnictl("algo", "unregister", name)
-    if registered_class() is not None:
-        raise ExperimentError(f"nnictl could not unregister tuner {name}: {result.stdout.strip()}")
-    return f"tuner {name} is no longer registered with NNI"
+    """Take the tuners out of NNI's list; returns one line for the user."""
+    names, before = _listed(), registered_classes()
+    if not any(before.values()):
+        return f"tuners {names} are not registered with NNI"
+    said = [nnictl("algo", "unregister", name).stdout for name, path in before.items() if path]
+    if any(registered_classes().values()):
+        reason = " ".join("".join(said).split())
+        raise ExperimentError(f"nnictl could not unregister tuners {names}: {reason}")
+    return f"tuners {names} are no longer registered with NNI"
+
+
+def _listed() -> str:
+    return " and ".join(tuners())

@@ -6,6 +6,7 @@ NNI's manager listens on one port for the web UI, for REST, and for its trials a
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -78,12 +79,24 @@ def tell_terminal(message: str) -> bool:
     return True
 
 
+def runs_here(config: Mapping[str, Any]) -> bool:
+    """Whether an experiment's trials run on this machine, by its configuration."""
+    service = config.get("trainingService") or {"platform": "local"}
+    return isinstance(service, dict) and service.get("platform") == "local"
+
+
 def trial_log(trial_id: str) -> Path:
-    """Standard error of a trial on this machine, seen from the tuner."""
+    """Standard error of a trial, seen from the tuner; from another machine, NNI copies it here."""
     folder = checkpoint_dir()
     experiment = folder.parent if folder else Path()
     found = sorted(experiment.glob(f"environments/*/trials/{trial_id}/trial.stderr"))
-    return found[0] if found else experiment / "environments"
+    if found:
+        return found[0]
+    if port := manager_port():
+        with contextlib.suppress(ExperimentError):
+            _send("GET", f"{_rest(port)}/trial-file/{trial_id}/stderr")
+    copy = experiment / "trials" / trial_id / "trial.stderr"
+    return copy if copy.is_file() else experiment / "environments"
 
 
 def manager_port(environ: Mapping[str, str] = os.environ) -> int | None:
@@ -129,19 +142,33 @@ class ThisTrial:
 
             parameters = nni.get_next_parameter()
         self.parameters: dict[str, Any] = dict(parameters)
+        self._reported = 0
+
+    def report_intermediate(self, metrics: dict[str, Any]) -> None:
+        """Send a point of the trial's curve, as `nni.report_intermediate_result`."""
+        if self._is_local:
+            self._send_metric("PERIODICAL", self._reported, metrics)
+        else:
+            import nni
+
+            nni.report_intermediate_result(metrics)
+        self._reported += 1
 
     def report_final(self, metrics: dict[str, Any]) -> None:
         """Send the result, as `nni.report_final_result`; raises `ExperimentError`."""
-        if not self._is_local:
+        if self._is_local:
+            self._send_metric("FINAL", 0, metrics)
+        else:
             import nni
 
             nni.report_final_result(metrics)
-            return
+
+    def _send_metric(self, kind: str, sequence: int, metrics: dict[str, Any]) -> None:
         metric = {
             "parameter_id": self._parameter_id,
             "trial_job_id": self._id,
-            "type": "FINAL",
-            "sequence": 0,
+            "type": kind,
+            "sequence": sequence,
             "value": json.dumps(metrics, allow_nan=False),
         }
         _send("PUT", self._channel, {"type": "metric", "metric": json.dumps(metric)})
@@ -175,11 +202,30 @@ def get(port: int, path: str, timeout_s: float = 20.0) -> Any:
     ExperimentError
         No manager answers on the port, or it answers with an error.
     """
-    answer = _send("GET", f"http://{HOST}:{port}/api/v1/nni{path}", timeout_s=timeout_s)
+    answer = _send("GET", _rest(port) + path, timeout_s=timeout_s)
     try:
         return json.loads(answer)
     except ValueError as error:
         raise ExperimentError(f"NNI at port {port}, {path}: not JSON: {answer[:80]!r}") from error
+
+
+def no_more_trials(port: int) -> None:
+    """Have the manager say DONE: there are no more trials than those that have ended.
+
+    A tuner that hands out nothing more leaves an experiment waiting for ever.
+
+    Raises
+    ------
+    ExperimentError
+        No manager answers on the port.
+    """
+    experiment = get(port, "/experiment")
+    experiment["params"]["maxTrialNumber"] = sum(trial.is_over for trial in trials(port))
+    _send("PUT", f"{_rest(port)}/experiment?update_type=MAX_TRIAL_NUM", experiment)
+
+
+def _rest(port: int) -> str:
+    return f"http://{HOST}:{port}/api/v1/nni"
 
 
 def _send(method: str, url: str, data: Any = None, timeout_s: float = 20.0) -> bytes:

@@ -9,19 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import shlex
-import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nni.tuner import Tuner
-
-from ..errors import CheckpointError, CodeError, ConfigError, LockedError, SpaceEvoError
-from ..files import Record, convert, exclusive, read_json, to_json, write_atomically
+from ..errors import CheckpointError, CodeError, SpaceEvoError
+from ..files import Record, convert, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..lut import QuantizedLUT
 from ..search import EvolutionConfig, make_search
@@ -29,6 +21,14 @@ from . import seam
 from .job import Job
 from .results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
 from .seam import ExperimentError
+from .tuner_base import (
+    GuardedTuner,
+    check_choices,
+    check_trial_python,
+    last_words,
+    own,
+    print_error,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -55,12 +55,8 @@ class TunerArgs(Record, frozen=True):
     seed: int | None = None
 
 
-class SpaceEvoTuner(Tuner):
+class SpaceEvoTuner(GuardedTuner):
     """Evolves search spaces; each trial scores one (SpaceEvo, section 4.2).
-
-    Everything that can be wrong with an experiment is checked here and not in NNI's validator,
-    which `nnictl create` never calls. The message goes to standard error, which NNI keeps in
-    `log/nnictl_stderr.log`, and to the terminal.
 
     Parameters
     ----------
@@ -74,25 +70,9 @@ class SpaceEvoTuner(Tuner):
         another experiment is searching with the same job.
     """
 
-    def __init__(self, **class_args: Any) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
+    def _set_up(self, class_args: dict[str, Any]) -> None:
         self._results = contextlib.ExitStack()
         self._owns_results = False
-        self._end_experiment: Callable[[str], None] | None = None
-        try:
-            self._set_up(class_args)
-        except SpaceEvoError as error:
-            _print_error(error)
-            if not sys.stderr.isatty():
-                name = seam.experiment_id()
-                seam.tell_terminal(
-                    f"SpaceEvo: experiment {name} cannot start: {error}\n"
-                    f"SpaceEvo: `nnictl stop {name}` clears it away"
-                )
-            raise
-
-    def _set_up(self, class_args: dict[str, Any]) -> None:
         experiment = seam.experiment_config() or {}
         args = convert(class_args, TunerArgs, "tuner classArgs")
         self.job = Job(Path(experiment.get("trialCodeDirectory", ".")) / args.job)
@@ -137,8 +117,7 @@ class SpaceEvoTuner(Tuner):
         asks for `trialConcurrency` trials on top of those that it starts again. To hand them out
         would let evolution choose without results that it would have had.
         """
-        dispatcher = getattr(kwargs.get("st_callback"), "__self__", None)
-        self._end_experiment = getattr(dispatcher, "report_error", None)
+        self._meet(kwargs.get("st_callback"))
         with self._guarded():
             if self._must_recover:
                 self._must_recover = False
@@ -177,7 +156,7 @@ class SpaceEvoTuner(Tuner):
             if self._failures >= _FAILURES_IN_A_ROW:
                 raise ExperimentError(
                     f"{self._failures} trials in a row have failed, the last one with space "
-                    f"{code}; {_last_words(trial)}"
+                    f"{code}; {last_words(trial)}"
                 )
             self._finish_if_complete()
 
@@ -193,7 +172,7 @@ class SpaceEvoTuner(Tuner):
                 try:
                     code, metrics = self._imported(entry)
                 except (CodeError, ExperimentError) as error:
-                    _print_error(f"imported result left out: {error}")
+                    print_error(f"imported result left out: {error}")
                     continue
                 self._tell(code, metrics)
 
@@ -248,16 +227,8 @@ class SpaceEvoTuner(Tuner):
 
     def _own_results(self) -> None:
         """Take the only right to write the results; held until the search is complete."""
-        if self._owns_results:
-            return
-        try:
-            self._results.enter_context(exclusive(self.job.search_path))
-        except LockedError as error:
-            raise LockedError(
-                f"{self.job.path}: another experiment is searching with this job ({error}); "
-                "`nnictl experiment list` names it and `nnictl stop` ends it, or give this "
-                "experiment a job with another work_dir"
-            ) from error
+        if not self._owns_results:
+            own(self._results, self.job.search_path, self.job, "searching")
         self._owns_results = True
 
     def _write_results(self) -> None:
@@ -284,7 +255,7 @@ class SpaceEvoTuner(Tuner):
             _logger.info("report: %s", write_report(self.job))
         except (ImportError, SpaceEvoError) as error:
             # The search is complete and stored; its report can be written again.
-            _print_error(f"no report: {error}")
+            print_error(f"no report: {error}")
         # Another experiment may now use the job, although NNI keeps this process until `stop`.
         self._results.close()
         self._owns_results = False
@@ -353,21 +324,6 @@ class SpaceEvoTuner(Tuner):
                 spaces.append(self.job.hyperspace.from_parameters(trial.parameters))
         return spaces
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """One call at a time; an error ends the experiment instead of leaving it to wait for ever.
-
-        NNI's dispatcher only logs what its threads raise, and the manager goes on waiting.
-        """
-        with self._lock:
-            try:
-                yield
-            except Exception as error:
-                _print_error(error)
-                if self._end_experiment:
-                    self._end_experiment(f"SpaceEvo: {error}")
-                raise
-
 
 # ---- checks -------------------------------------------------------------------------------------
 
@@ -380,43 +336,7 @@ def check_search_space(hyperspace: Hyperspace, given: Any) -> None:
     ConfigError
         Names the first key that differs, with the given and the expected value.
     """
-    expected = hyperspace.search_space()
-    given = given if isinstance(given, dict) else {}
-    for key in dict.fromkeys([*expected, *given]):
-        if given.get(key) != expected.get(key):
-            raise ConfigError(
-                f"searchSpace, key {key!r}: given {given.get(key, 'nothing')}, "
-                f"expected {expected.get(key, 'no such key')} as hyperspace {hyperspace.name!r} "
-                "has it"
-            )
-
-
-def check_trial_python(command: str) -> None:
-    """Refuse a trial command whose Python cannot run our trials.
-
-    Raises
-    ------
-    ConfigError
-        No such program on PATH, or one without nni or nni_spaceevo.
-    """
-    words = shlex.split(command)
-    if not words or not Path(words[0]).name.startswith("python"):
-        return  # A user's own wrapper around the trial: cannot be judged from outside.
-    program = shutil.which(words[0])
-    remedy = f"activate the virtual environment first: source {Path(sys.prefix)}/bin/activate"
-    if program is None:
-        raise ConfigError(f"trialCommand: no {words[0]!r} on PATH; {remedy}")
-    if program == sys.executable:
-        return
-    # Finding is enough, and a second faster than importing NNI.
-    code = (
-        "import importlib.util as u, sys; "
-        "sys.exit(not all(map(u.find_spec, ('nni', 'nni_spaceevo'))))"
-    )
-    if subprocess.run([program, "-c", code], cwd="/", capture_output=True, check=False).returncode:
-        raise ConfigError(
-            f"trialCommand: {words[0]!r} is {program}, which cannot import nni_spaceevo; {remedy}"
-        )
+    check_choices(hyperspace.search_space(), given, f"hyperspace {hyperspace.name!r}")
 
 
 def known_constraints(job: Job) -> tuple[float, ...]:
@@ -451,25 +371,9 @@ def _score(value: Any) -> float:
     return float(score)
 
 
-def _print_error(error: object) -> None:
-    # NNI keeps it in log/nnictl_stderr.log, where `experiment.create` and `follow` find it.
-    print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
-
-
 def _find_trial(parameter_id: int) -> seam.Trial | None:
     port = seam.manager_port()
     if port is None:
         return None
     found = [t for t in seam.trials(port) if t.parameter_id == parameter_id]
     return found[-1] if found else None
-
-
-def _last_words(trial: seam.Trial | None) -> str:
-    """The end of a trial's standard error and where the rest is."""
-    if trial is None:
-        return "see the trial's log in NNI's web UI"
-    log = seam.trial_log(trial.id)
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").strip().splitlines()
-        return f"its last line is {lines[-1]!r}; see {log}" if lines else f"see {log}"
-    return f"see {log}"

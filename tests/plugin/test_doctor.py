@@ -77,11 +77,13 @@ def test_programs_must_be_this_environments(monkeypatch: pytest.MonkeyPatch) -> 
     assert _finding("python3").ok
 
 
-def test_the_tuner_is_looked_up(tmp_path: Path) -> None:
-    assert not _finding("tuner SpaceEvo").ok
-    assert _finding("tuner SpaceEvo").remedy == "spaceevo register"
+def test_the_tuners_are_looked_up(tmp_path: Path) -> None:
+    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill"):
+        assert not _finding(name).ok
+        assert _finding(name).remedy == "spaceevo register"
     registration.register()
-    assert _finding("tuner SpaceEvo").ok
+    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill"):
+        assert _finding(name).ok
 
 
 def test_findings_as_text() -> None:

@@ -18,34 +18,42 @@ def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "registered_algorithms.yml"
 
 
+NAMES = "SpaceEvo and SpaceEvoDistill"
+CLASSES = {
+    "SpaceEvo": "nni_spaceevo.plugin.tuner.SpaceEvoTuner",
+    "SpaceEvoDistill": "nni_spaceevo.plugin.distill_tuner.DistillTuner",
+}
+
+
 def test_register_is_idempotent_and_can_be_undone(own_list: Path) -> None:
     assert not registration.is_registered()
-    assert registration.register() == "tuner SpaceEvo is registered with NNI"
-    assert registration.register() == "tuner SpaceEvo is already registered with NNI"
-    (entry,) = yaml.safe_load(own_list.read_text())["tuners"]
-    assert entry["builtinName"] == "SpaceEvo"
-    assert entry["className"] == "nni_spaceevo.plugin.tuner.SpaceEvoTuner"
-    assert registration.unregister() == "tuner SpaceEvo is no longer registered with NNI"
-    assert registration.unregister() == "tuner SpaceEvo is not registered with NNI"
+    assert registration.register() == f"tuners {NAMES} are registered with NNI"
+    assert registration.register() == f"tuners {NAMES} are already registered with NNI"
+    entries = yaml.safe_load(own_list.read_text())["tuners"]
+    assert {e["builtinName"]: e["className"] for e in entries} == CLASSES
+    assert registration.unregister() == f"tuners {NAMES} are no longer registered with NNI"
+    assert registration.unregister() == f"tuners {NAMES} are not registered with NNI"
     assert not registration.is_registered()
 
 
 def test_another_class_under_our_name_is_replaced(own_list: Path) -> None:
     stale = {"builtinName": "SpaceEvo", "className": "old.Tuner", "source": "user"}
     own_list.write_text(yaml.safe_dump({"tuners": [stale]}))
-    assert registration.registered_class() == "old.Tuner"
+    assert registration.registered_classes() == {"SpaceEvo": "old.Tuner", "SpaceEvoDistill": None}
     assert not registration.is_registered()
     assert (
-        registration.register() == "tuner SpaceEvo is registered with NNI anew (it was old.Tuner)"
+        registration.register()
+        == f"tuners {NAMES} are registered with NNI anew (SpaceEvo was old.Tuner)"
     )
     assert registration.is_registered()
 
 
 def test_what_nnictl_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = tmp_path / "meta.yml"
-    meta.write_text("algoType: tuner\nbuiltinName: SpaceEvo\nclassName: nni_spaceevo.nowhere.T\n")
+    tuner = {"algoType": "tuner", "builtinName": "X", "className": "nni_spaceevo.nowhere.T"}
+    meta.write_text(yaml.safe_dump({"algorithms": [tuner]}))
     monkeypatch.setattr(registration, "META", meta)
-    with pytest.raises(ExperimentError, match="could not register") as caught:
+    with pytest.raises(ExperimentError, match="could not register tuners X") as caught:
         registration.register()
     assert "nni_spaceevo.nowhere" in str(caught.value)
 

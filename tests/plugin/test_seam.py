@@ -156,6 +156,65 @@ def test_a_local_trial_takes_what_the_manager_has_under_its_id(
     assert json.loads(metric["value"]) == {"default": 0.5, "space": "x-0-0"}
 
 
+def test_a_local_trials_curve_is_numbered(
+    manager: tuple[int, type[_Manager]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, handler = manager
+    _local_trial(monkeypatch, port)
+    handler.answers["/api/v1/nni/trial-jobs/B"] = _job("B", 7)
+    trial = seam.ThisTrial()
+    for loss in (0.75, 0.5):
+        trial.report_intermediate({"default": loss})
+    trial.report_final({"default": 0.25})
+    sent = [json.loads(content["metric"]) for _, content in handler.received]
+    assert [(m["type"], m["sequence"]) for m in sent] == [
+        ("PERIODICAL", 0),
+        ("PERIODICAL", 1),
+        ("FINAL", 0),
+    ]
+    assert [json.loads(m["value"])["default"] for m in sent] == [0.75, 0.5, 0.25]
+
+
+def test_elsewhere_a_trial_speaks_through_nni(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nni
+
+    said: list[tuple[str, Any]] = []
+    monkeypatch.setenv("NNI_TRIAL_JOB_ID", "B")
+    monkeypatch.setenv("NNI_PLATFORM", "remote")
+    monkeypatch.setattr(nni, "get_next_parameter", lambda: {"task": "x"})
+    monkeypatch.setattr(nni, "report_intermediate_result", lambda m: said.append(("curve", m)))
+    monkeypatch.setattr(nni, "report_final_result", lambda m: said.append(("final", m)))
+    trial = seam.ThisTrial()
+    assert trial.parameters == {"task": "x"}
+    trial.report_intermediate({"default": 1.0})
+    trial.report_final({"default": 2.0})
+    assert said == [("curve", {"default": 1.0}), ("final", {"default": 2.0})]
+
+
+def test_the_manager_is_told_that_no_trial_follows(manager: tuple[int, type[_Manager]]) -> None:
+    port, handler = manager
+    handler.answers["/api/v1/nni/experiment"] = {"id": "x", "params": {"trialConcurrency": 2}}
+    handler.answers["/api/v1/nni/trial-jobs"] = [_job("A", 0), _job("B", 1, "FAILED")]
+    handler.answers["/api/v1/nni/metric-data"] = []
+    seam.no_more_trials(port)
+    ((path, sent),) = handler.received
+    assert path == "/api/v1/nni/experiment?update_type=MAX_TRIAL_NUM"
+    assert sent["params"] == {"trialConcurrency": 2, "maxTrialNumber": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "here"),
+    [
+        ({}, True),
+        ({"trainingService": {"platform": "local"}}, True),
+        ({"trainingService": {"platform": "remote", "machineList": []}}, False),
+        ({"trainingService": [{"platform": "local"}, {"platform": "remote"}]}, False),
+    ],
+)
+def test_where_trials_run(config: dict[str, Any], here: bool) -> None:
+    assert seam.runs_here(config) is here
+
+
 def test_a_local_trial_without_manager_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     _local_trial(monkeypatch, 9)
     monkeypatch.setattr(seam, "_OWN_RECORD_SECONDS", 0.2)
@@ -193,3 +252,17 @@ def test_the_log_of_a_trial_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path / "abc" / "checkpoint"))
     assert seam.trial_log("T1") == log
     assert seam.trial_log("T2") == tmp_path / "abc" / "environments"
+
+
+def test_the_log_of_a_trial_elsewhere_is_fetched_by_the_manager(
+    manager: tuple[int, type[_Manager]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    port, handler = manager
+    handler.answers["/api/v1/nni/trial-file/T1/stderr"] = "text"
+    monkeypatch.setenv("NNI_TUNER_COMMAND_CHANNEL", f"ws://localhost:{port}/tuner")
+    monkeypatch.setenv("NNI_CHECKPOINT_DIRECTORY", str(tmp_path / "abc" / "checkpoint"))
+    assert seam.trial_log("T1") == tmp_path / "abc" / "environments"
+    copy = tmp_path / "abc" / "trials" / "T1" / "trial.stderr"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    assert seam.trial_log("T1") == copy

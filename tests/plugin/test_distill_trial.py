@@ -1,0 +1,109 @@
+"""A trial of a distillation experiment, without NNI."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from nni_spaceevo.lut.merge import StageRows
+from nni_spaceevo.plugin import distill_trial, seam
+from nni_spaceevo.plugin.distillation import rows_folder
+from nni_spaceevo.plugin.job import Job
+
+from .small_job import write_small_job
+
+
+class _Trial:
+    """Stands in for `seam.ThisTrial`."""
+
+    parameters: ClassVar[dict[str, Any]] = {}
+    curve: ClassVar[list[dict[str, Any]]] = []
+    final: ClassVar[list[dict[str, Any]]] = []
+
+    def report_intermediate(self, metrics: dict[str, Any]) -> None:
+        self.curve.append(metrics)
+
+    def report_final(self, metrics: dict[str, Any]) -> None:
+        self.final.append(metrics)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    monkeypatch.setattr(seam, "ThisTrial", _Trial)
+    monkeypatch.setattr(_Trial, "parameters", {"task": "stage2_resnet"})
+    monkeypatch.setattr(_Trial, "curve", [])
+    monkeypatch.setattr(_Trial, "final", [])
+    return write_small_job(tmp_path)
+
+
+def test_a_trial_reports_its_curve_and_its_rows(
+    job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert distill_trial.main(["--job", str(job.path)]) == 0
+    assert [point["precision"] for point in _Trial.curve] == ["fp32", "int8"]
+    for point in _Trial.curve:
+        assert all(point[key] > 0 for key in ("default", "largest", "smallest"))
+    (final,) = _Trial.final
+    found = rows_folder(job).find("stage2_resnet")
+    assert found is not None
+    assert StageRows.unpacked(final["rows"], "") == found
+    losses = [row[-1] for row in found.rows]
+    assert final["default"] == pytest.approx(sum(losses) / len(losses))
+    assert (final["lowest_loss"], final["highest_loss"]) == (min(losses), max(losses))
+    assert (final["task"], final["substages"]) == ("stage2_resnet", len(losses))
+    # NNI's page cannot show anything else.
+    assert all(isinstance(v, str | int | float) for v in (final | _Trial.curve[0]).values())
+    assert "stage2_resnet: INT8 NSR loss " in capsys.readouterr().out
+    # Once more: nothing is trained, and NNI sees the same.
+    curve = list(_Trial.curve)
+    from nni_spaceevo.distill.stage import StageRun
+
+    monkeypatch.setattr(StageRun, "run", lambda *_: pytest.fail("distilled again"))
+    assert distill_trial.main(["--job", str(job.path)]) == 0
+    assert _Trial.curve == curve * 2
+    assert _Trial.final == [final] * 2
+    # Without the checkpoint too: the rows are enough.
+    (job.stages_path / "stage2_resnet.pt").unlink()
+    assert distill_trial.main(["--job", str(job.path)]) == 0
+    assert _Trial.final == [final] * 3
+
+
+def test_rows_of_another_teacher_are_named_before_any_training(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nni_spaceevo.testing import synthetic_stage_rows
+
+    folder = rows_folder(job)
+    folder.add(synthetic_stage_rows(job.hyperspace, "stage2_resnet", folder.made_with), "test")
+    assert distill_trial.main(["--job", str(job.path)]) == 1
+    error = capsys.readouterr().err
+    assert "stage2_resnet.json: made with another teacher or other images" in error
+    assert not job.stages_path.exists()
+
+
+def test_a_foreign_task_is_one_clear_line(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_Trial, "parameters", {"task": "stage9_vgg"})
+    assert distill_trial.main(["--job", str(job.path)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("SpaceEvo: task 'stage9_vgg'; hyperspace 'synthetic' has stage1_mbv1")
+    assert error.count("\n") == 1
+    assert _Trial.final == []
+
+
+def test_a_missing_job_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert distill_trial.main(["--job", "nowhere.yaml"]) == 1
+    assert "nowhere.yaml: cannot read" in capsys.readouterr().err
+
+
+def test_torch_is_imported_only_for_distilling() -> None:
+    code = (
+        "import sys, nni_spaceevo.plugin.distill_trial; "
+        "assert not {'torch', 'nni'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
