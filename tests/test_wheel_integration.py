@@ -25,7 +25,7 @@ assert folders
 for folder in folders:
     load_predictor(folder)
 from nni_spaceevo.plugin.demo import demo_folder
-from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.jobs.job import Job
 place = demo_folder(None)
 assert place == Path.cwd() / "spaceevo-digits"
 assert Job(place / "spaceevo.yaml").hyperspace.num_spaces > 10_000
@@ -78,7 +78,7 @@ def test_the_installed_wheel_has_presets_predictors_and_the_example(wheel_enviro
 
 
 def test_the_installed_console_script_distils_and_searches(wheel_environment, tmp_path):
-    from plugin.small_job import write_small_job
+    from jobs.small_job import write_small_job
 
     job = write_small_job(tmp_path / "job")
     arguments = ("search", "--job", str(job.path), "--evaluations", "60")

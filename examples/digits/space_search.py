@@ -13,9 +13,9 @@ from nni.nas.experiment import NasExperiment
 
 from nni_spaceevo import HyperspaceModelSpace, SpaceEvo, SpaceScoreEvaluator
 from nni_spaceevo.files import plain
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.prepare import constraints, prepared_lut
-from nni_spaceevo.plugin.trial import score_config
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.prepare import constraints, prepared_lut
+from nni_spaceevo.jobs.scoring import score_config
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _distill(options: argparse.Namespace) -> None:
-    from ..plugin.distillation import plan
-    from ..plugin.job import Job
-    from ..plugin.prepare import distilled
+    from ..jobs.distillation import plan
+    from ..jobs.job import Job
+    from ..jobs.prepare import distilled
 
     job = Job(options.job)
     if options.dry_run:
@@ -47,8 +47,8 @@ def _distill(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ..plugin.job import Job
-    from ..plugin.report import write_report
+    from ..jobs.job import Job
+    from ..reports.job_report import write_report
 
     print((write_report(Job(options.job)) / "report.md").read_text(encoding="utf-8"))
 

@@ -146,8 +146,8 @@ def _hyperspace_and_predictor(options: argparse.Namespace) -> tuple[Any, Any]:
     from ..latency import local_device_name
 
     if options.job is not None:
-        from ..plugin.job import Job
-        from ..plugin.prepare import prepared_predictor
+        from ..jobs.job import Job
+        from ..jobs.prepare import prepared_predictor
 
         job = Job(options.job)
         return job.hyperspace, prepared_predictor(job, say=lambda line: None)
@@ -222,7 +222,7 @@ def _predictor_published(options: argparse.Namespace) -> None:
 def _device_report(options: argparse.Namespace) -> None:
     from ..errors import PredictorError
     from ..latency import find_predictor, load_predictor
-    from ..latency.device_report import write_device_report
+    from ..reports.device_report import write_device_report
 
     int8 = load_predictor(find_predictor(options.name))
     sibling = options.fp32 or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))

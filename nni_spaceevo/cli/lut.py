@@ -90,17 +90,17 @@ def _add_output(step: argparse.ArgumentParser) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from ..plugin.job import Job
-    from ..plugin.prepare import prepared_lut
+    from ..jobs.job import Job
+    from ..jobs.prepare import prepared_lut
 
     job = Job(options.job)
     _say(job.lut_path, prepared_lut(job))
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from ..plugin.distillation import rows_folder
-    from ..plugin.job import Job
-    from ..plugin.prepare import merged_lut
+    from ..jobs.distillation import rows_folder
+    from ..jobs.job import Job
+    from ..jobs.prepare import merged_lut
 
     job = Job(options.job)
     rows = rows_folder(job)
@@ -159,5 +159,9 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _say(path: Path, lut: QuantizedLUT) -> None:
+    from ..lut.loss_errors import LossErrors, verdict
+
     low, high = lut.latency_span
     print(f"{path}: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms")
+    if errors := LossErrors.of(lut):
+        print(f"{path}: {verdict(errors)}")

@@ -56,10 +56,10 @@ _WITH_LUT = ("constraint_ms", "hyperspace", "output", "estimator", "samples", "t
 
 
 def _search_job(options: argparse.Namespace) -> None:
-    from ..plugin.job import Job
-    from ..plugin.local_search import search_locally
-    from ..plugin.prepare import prepared_lut
-    from ..plugin.report import write_report
+    from ..jobs.job import Job
+    from ..jobs.local_search import search_locally
+    from ..jobs.prepare import prepared_lut
+    from ..reports.job_report import write_report
 
     for name in _WITH_LUT:
         if getattr(options, name) is not None:
@@ -71,7 +71,7 @@ def _search_job(options: argparse.Namespace) -> None:
 
 
 def _search_lut(options: argparse.Namespace) -> None:
-    from ..plugin.local_search import search_lut
+    from ..jobs.local_search import search_lut
     from ..search import QTConfig
 
     if not options.constraint_ms:
@@ -86,7 +86,7 @@ def _search_lut(options: argparse.Namespace) -> None:
     best = results.best
     print(f"best space: {best.space}, Q-T score {best.score:.4f}")
     if not options.no_report:
-        from ..plugin.space_report import write_space_report
+        from ..reports.space_report import write_space_report
 
         print(f"report: {write_space_report(lut, results, scoring, folder)}")
 

@@ -1,13 +1,11 @@
 """Pictures of predictors: how well one predicts, and latencies over channels.
 
-Figures are drawn with matplotlib's Agg and SVG canvases, without pyplot, so that any thread may
-draw; equal data give equal bytes.
+Drawn in the style of the pages; equal data give equal bytes.
 """
 
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import write_atomically
+from ..page import Html, drawing, plain_ticks, svg
 from .comparison import VECTOR, StepCurve
 from .features import FloatArray
 from .report import KERNELS_WITHIN_10, KERNELS_WITHIN_10_ELSE
@@ -24,22 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2166ac", "#d6742a", "#8a8f98"
-_STYLE: Any = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9aa0a6",
-    "axes.grid": True,
-    "grid.color": "#e8eaed",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    # Else the identifiers in the file are drawn anew each time.
-    "svg.hashsalt": "spaceevo",
-    "font.family": "sans-serif",
-    "figure.constrained_layout.hspace": 0.08,
-}
 # Networks whose latencies span more than this are drawn on logarithmic axes.
 _WIDE_SPAN = 8.0
 _COLUMNS = 3
@@ -61,20 +44,20 @@ def write_accuracy_plot(report: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    with _styled():
+    with drawing():
         # The default metadata names matplotlib's version.
         canvas = FigureCanvasAgg(_accuracy_figure(report))
         canvas.print_png(buffer, metadata={"Software": None})
     write_atomically(path, buffer.getvalue())
 
 
-def accuracy_svg(report: dict[str, Any]) -> str:
+def accuracy_svg(report: dict[str, Any]) -> Html:
     """The same picture as `write_accuracy_plot`, as an `<svg>` element."""
-    with _styled():
-        return _svg(_accuracy_figure(report), "predicted against measured, and kernel errors")
+    with drawing():
+        return svg(_accuracy_figure(report), "predicted against measured, and kernel errors")
 
 
-def steps_svg(curves: Sequence[StepCurve]) -> str:
+def steps_svg(curves: Sequence[StepCurve]) -> Html:
     """Microseconds over channels, one panel a curve, as an `<svg>` element.
 
     Parameters
@@ -84,7 +67,7 @@ def steps_svg(curves: Sequence[StepCurve]) -> str:
     from matplotlib.figure import Figure
 
     rows = -(-len(curves) // _COLUMNS)
-    with _styled():
+    with drawing():
         figure = Figure(figsize=(11, 2.8 * rows), dpi=100, layout="constrained")
         panels = figure.subplots(rows, _COLUMNS, squeeze=False)
         for axes in panels.flat[len(curves) :]:
@@ -94,27 +77,7 @@ def steps_svg(curves: Sequence[StepCurve]) -> str:
         for axes in panels[:, 0]:
             axes.set_ylabel("microseconds")
         panels[0, 0].legend(loc="upper left", fontsize=8)
-        return _svg(figure, "microseconds over channels")
-
-
-def _styled() -> Any:
-    from matplotlib import rc_context
-
-    return rc_context(_STYLE)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # Sized by the page; groups' identifiers would repeat from figure to figure.
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+        return svg(figure, "microseconds over channels")
 
 
 # ---- accuracy ------------------------------------------------------------------------------------
@@ -169,18 +132,7 @@ def _draw_networks(
         left.set_yscale("log")
         for axes in (left, right):
             axes.set_xscale("log")
-            _plain_ticks(axes)
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade; powers of ten say little about latencies."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    scaled = [axes.xaxis, *([axes.yaxis] if axes.get_yscale() == "log" else [])]
-    for axis in scaled:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
+            plain_ticks(axes)
 
 
 def _draw_kernel_errors(axes: Axes, kernels: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""What NNI sees: tuners, entry points of trials, registration, and the job that they share."""
+"""What NNI sees: tuners, entry points of trials, strategies, registration."""

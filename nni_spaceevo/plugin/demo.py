@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..files import Record, packed_folder, read_json, to_json, write_atomically
-from .job import Job
-from .prepare import constraints, prepared_lut, timed
-from .registration import program, register
-from .report import write_report
+from ..jobs.command import program
+from ..jobs.job import Job
+from ..jobs.prepare import constraints, prepared_lut, timed
+from ..reports.job_report import write_report
+from .registration import register
 
 EXPERIMENT_FILE = "search_space.yml"
 JOB_FILE = "spaceevo.yaml"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SpaceEvoError
+from ..jobs.distillation import distilled_rows
+from ..jobs.job import Job
 from ..lut.merge import StageRows, task_cells
 from . import seam
-from .distillation import distilled_rows
-from .job import Job
 
 if TYPE_CHECKING:
     from ..distill.stage import EpochLoss
@@ -45,7 +45,7 @@ def metrics_of(found: StageRows) -> dict[str, Any]:
     metrics : `default` is the mean quantized NSR loss of the sampled sub-stages; `rows` is all of
         them, for the tuner, which may have no other way to this machine's disk
     """
-    losses = [row[-1] for row in found.rows]
+    losses = found.losses
     return {
         "default": found.mean_loss,
         "task": found.task,

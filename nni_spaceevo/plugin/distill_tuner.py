@@ -16,11 +16,11 @@ from typing import Any, Literal
 from ..errors import SpaceEvoError
 from ..files import Record, convert
 from ..hyperspace import Hyperspace
+from ..jobs.distillation import rows_folder
+from ..jobs.job import Job
+from ..jobs.prepare import merged_lut, prepared_lut
 from ..lut.merge import StageRows, task_cells
 from . import seam
-from .distillation import rows_folder
-from .job import Job
-from .prepare import merged_lut, prepared_lut
 from .seam import ExperimentError
 from .tuner_base import (
     GuardedTuner,

@@ -14,10 +14,10 @@ from nni.nas.evaluator import Evaluator
 from ..errors import ConfigError, LUTError
 from ..files import convert
 from ..hyperspace import Hyperspace, SpaceCode
+from ..jobs.scoring import metrics_of
 from ..lut import QuantizedLUT
 from ..search import QTConfig, Scorer, check_constraints, make_scorer
 from .model_space import HyperspaceSource, as_hyperspace, portable
-from .trial import metrics_of
 
 LUTSource = QuantizedLUT | str | Path
 
@@ -145,7 +145,7 @@ class SpaceScoreEvaluator(Evaluator):
 
         Returns
         -------
-        metrics : those of `nni_spaceevo.plugin.trial.metrics_of`, block types and widths as text
+        metrics : those of `nni_spaceevo.jobs.scoring.metrics_of`, block types and widths as text
         """
         lut, config = self.scoring.lut, self.scoring.config
         metrics = metrics_of(self.scoring.score(code), config.constraints_ms)

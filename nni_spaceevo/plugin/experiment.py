@@ -14,10 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import SpaceEvoError
+from ..jobs.job import Job
+from ..jobs.results import SearchResults
 from . import seam
-from .job import Job
 from .registration import is_registered, nnictl
-from .results import SearchResults
 from .seam import ExperimentError
 
 # NNI gives a tuner 10 s to connect; a busy machine takes some seconds to get there.

@@ -25,12 +25,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")])}
 
 
-def program(name: str) -> str:
-    """A program of this environment as a user can type it from here, activated or not."""
-    here = Path(sys.executable).parent / name
-    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else str(here)
-
-
 def nnictl(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run this interpreter's `nnictl`; standard error is in `stdout`, in order."""
     command = [sys.executable, "-m", "nni.tools.nnictl.nnictl", *arguments]

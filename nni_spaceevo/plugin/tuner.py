@@ -15,11 +15,11 @@ from typing import Any
 from ..errors import CheckpointError, CodeError, SpaceEvoError
 from ..files import Record, convert, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
+from ..jobs.job import Job
+from ..jobs.results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
 from ..lut import QuantizedLUT
 from ..search import EvolutionConfig, make_search
 from . import seam
-from .job import Job
-from .results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
 from .seam import ExperimentError
 from .tuner_base import (
     GuardedTuner,
@@ -250,7 +250,7 @@ class SpaceEvoTuner(GuardedTuner):
         if not self._told or over < min(self._max_trials or most, most):
             return
         try:
-            from .report import write_report
+            from ..reports.job_report import write_report
 
             _logger.info("report: %s", write_report(self.job))
         except (ImportError, SpaceEvoError) as error:
@@ -355,7 +355,7 @@ def known_constraints(job: Job) -> tuple[float, ...]:
     """
     if not job.lut_path.exists():
         return job.config.search.constraints_ms
-    from .prepare import constraints
+    from ..jobs.prepare import constraints
 
     return constraints(job, QuantizedLUT.load(job.lut_path, job.hyperspace))
 

@@ -17,8 +17,8 @@ from nni.tuner import Tuner
 
 from ..errors import ConfigError, LockedError, SpaceEvoError
 from ..files import exclusive
+from ..jobs.job import Job
 from . import seam
-from .job import Job
 
 
 class GuardedTuner(Tuner, abc.ABC):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plugin.small_job import write_small_job
+from jobs.small_job import write_small_job
 
-from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.testing import synthetic_lut
 
 

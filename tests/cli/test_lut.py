@@ -4,9 +4,9 @@ import pytest
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.hyperspace import format_chain
+from nni_spaceevo.jobs.distillation import rows_folder
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.lut.published import JOINED
-from nni_spaceevo.plugin.distillation import rows_folder
 from nni_spaceevo.testing import synthetic_stage_rows
 
 PREDICTOR = "x86_vnni_ort_int8"
@@ -62,6 +62,7 @@ def test_merge_collects_rows_and_builds_the_lut(job, tmp_path, capsys):
     assert main([*merge, str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert f"{job.rows_path}: 4 new, 9 of 9\n" in (said := capsys.readouterr().out)
     assert f"{job.lut_path}: 108 sub-stages, subnets of " in said
+    assert f"{job.lut_path}: 640 held-out images put 9" in said
     before = job.lut_path.read_bytes()
     assert main([*merge, str(tmp_path / "b"), str(tmp_path / "b")]) == 0
     assert f"{job.rows_path}: 0 new, 9 of 9\n" in capsys.readouterr().out

@@ -60,6 +60,6 @@ def test_a_panel_a_curve() -> None:
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = (
-        "import sys, nni_spaceevo.latency.device_report as _\nsys.exit('matplotlib' in sys.modules)"
+        "import sys, nni_spaceevo.reports.device_report as _\nsys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

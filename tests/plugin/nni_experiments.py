@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from nni_spaceevo.files import to_yaml
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.plugin import seam
-from nni_spaceevo.plugin.job import Job
 from nni_spaceevo.plugin.registration import nnictl
-from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.testing import synthetic_hyperspace, synthetic_lut
 
 CLASS_ARGS = {"job": "spaceevo.yaml", "population_size": 8, "sample_size": 4}

@@ -9,9 +9,9 @@ import pytest
 
 from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.files import packed_folder
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.plugin import demo
 from nni_spaceevo.plugin.demo import demo_folder, run_demo
-from nni_spaceevo.plugin.results import SearchResults
 
 
 def test_in_a_checkout_the_example_is_run_where_it_is():

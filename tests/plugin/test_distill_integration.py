@@ -12,19 +12,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from jobs.small_job import write_small_job
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.files import to_yaml
+from nni_spaceevo.jobs.distillation import distilled_rows, rows_folder
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.prepare import merged_lut
 from nni_spaceevo.lut.merge import task_cells
 from nni_spaceevo.plugin import experiment, seam
 from nni_spaceevo.plugin.distill_tuner import TRIAL_COMMAND, distill_search_space
-from nni_spaceevo.plugin.distillation import distilled_rows, rows_folder
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.prepare import merged_lut
 from nni_spaceevo.testing import synthetic_stage_rows
 
 from .nni_experiments import NNI
-from .small_job import write_small_job
 from .ssh_hosts import SSHD, Host, make_key
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from nni_spaceevo.plugin import distill_trial
-from nni_spaceevo.plugin.distillation import rows_folder
-from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.jobs.distillation import rows_folder
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.testing import synthetic_stage_rows
 
 

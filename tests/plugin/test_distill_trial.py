@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from jobs.small_job import write_small_job
 
+from nni_spaceevo.jobs.distillation import rows_folder
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.lut.merge import StageRows
 from nni_spaceevo.plugin import distill_trial, seam
-from nni_spaceevo.plugin.distillation import rows_folder
-from nni_spaceevo.plugin.job import Job
-
-from .small_job import write_small_job
 
 
 class _Trial:
@@ -51,7 +50,7 @@ def test_a_trial_reports_its_curve_and_its_rows(
     found = rows_folder(job).find("stage2_resnet")
     assert found is not None
     assert StageRows.unpacked(final["rows"], "") == found
-    losses = [row[-1] for row in found.rows]
+    losses = found.losses
     assert final["default"] == pytest.approx(sum(losses) / len(losses))
     assert (final["lowest_loss"], final["highest_loss"]) == (min(losses), max(losses))
     assert (final["task"], final["substages"]) == ("stage2_resnet", len(losses))

@@ -8,21 +8,20 @@ from typing import Any
 
 import pytest
 import yaml
+from jobs.small_job import write_small_job
 
 from nni_spaceevo.errors import ConfigError, LockedError, LUTError, SpaceEvoError
 from nni_spaceevo.files import convert, packed_folder, to_json
 from nni_spaceevo.hyperspace import Hyperspace
+from nni_spaceevo.jobs.distillation import rows_folder
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.lut.merge import StageRows, task_cells
 from nni_spaceevo.plugin import distill_tuner, seam
 from nni_spaceevo.plugin.distill_trial import metrics_of
 from nni_spaceevo.plugin.distill_tuner import DistillTuner, distill_search_space
-from nni_spaceevo.plugin.distillation import rows_folder
-from nni_spaceevo.plugin.job import Job
 from nni_spaceevo.plugin.seam import ExperimentError, Trial
 from nni_spaceevo.testing import synthetic_stage_rows
-
-from .small_job import write_small_job
 
 
 class Manager:

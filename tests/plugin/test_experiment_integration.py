@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.results import SearchResults
+from nni_spaceevo.jobs.scoring import score_config
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.plugin import experiment, seam
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.plugin.seam import ExperimentError
-from nni_spaceevo.plugin.trial import score_config
 from nni_spaceevo.search import AgingEvolution, EvolutionConfig, qt_score
 
 from .nni_experiments import CLASS_ARGS, NNI, free_port, write_experiment, write_job

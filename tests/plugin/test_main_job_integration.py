@@ -1,15 +1,15 @@
 """The main job from nothing: `nnictl create` alone leads to a LUT, scores and a report."""
 
 import pytest
+from jobs.small_job import write_small_job
 
+from nni_spaceevo.jobs.results import SearchResults
+from nni_spaceevo.jobs.scoring import score_config
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.plugin import seam
-from nni_spaceevo.plugin.results import SearchResults
-from nni_spaceevo.plugin.trial import score_config
 from nni_spaceevo.search import qt_score
 
 from .nni_experiments import NNI, write_experiment
-from .small_job import write_small_job
 
 pytestmark = pytest.mark.slow
 

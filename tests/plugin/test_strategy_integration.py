@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from jobs.small_job import write_small_job
 from nni.nas.experiment import NasExperiment, NasExperimentConfig
 
 from nni_spaceevo import HyperspaceModelSpace, SpaceEvo, SpaceScoreEvaluator
@@ -25,7 +26,6 @@ from nni_spaceevo.testing import synthetic_hyperspace, synthetic_lut
 
 from .browser import Page, browser, chromium
 from .nni_experiments import NNI, free_port
-from .small_job import write_small_job
 
 pytestmark = pytest.mark.slow
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.scoring import score_config
 from nni_spaceevo.plugin import seam, trial
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.search import SpaceScore, qt_score
+from nni_spaceevo.search import qt_score
 
 from .nni_experiments import write_job
 
@@ -37,11 +38,11 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
 def test_a_trial_reports_the_q_t_score_of_its_space(
     job: Job, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nni_spaceevo.plugin.prepare import prepared_lut
+    from nni_spaceevo.jobs.prepare import prepared_lut
 
     assert trial.main(["--job", str(job.path)]) == 0
     code = job.hyperspace.space("synthetic-012-201")
-    expected = qt_score(prepared_lut(job), code, trial.score_config(job, (1.5,)))
+    expected = qt_score(prepared_lut(job), code, score_config(job, (1.5,)))
     (metrics,) = _Trial.reported
     assert metrics["default"] == expected.score
     assert metrics["space"] == str(code)
@@ -53,22 +54,6 @@ def test_a_trial_reports_the_q_t_score_of_its_space(
     line = capsys.readouterr().out
     assert line.startswith("synthetic-012-201: Q-T score ")
     assert "of subnets within T" in line
-
-
-def test_the_seed_is_the_jobs(tmp_path: Path) -> None:
-    job = write_job(tmp_path, seed=5)
-    assert trial.score_config(job, (1.5,)).seed == 5
-    assert trial.score_config(job, (1.5, 2.0)).constraints_ms == (1.5, 2.0)
-
-
-def test_several_constraints_each_have_their_own_metrics(job: Job) -> None:
-    code = job.hyperspace.space("synthetic-012-201")
-    score = SpaceScore(code, (1.5, 0.0), (0.5, 0.0), (0.9, float("inf")), 1.0, 3.0)
-    metrics = trial.metrics_of(score, (2.0, 0.5))
-    assert (metrics["share_within_T"], metrics["top_loss"]) == (0.0, None)
-    assert (metrics["default"], metrics["qt_score_2ms"], metrics["qt_score_0.5ms"]) == (1.5, 1.5, 0)
-    assert (metrics["share_within_2ms"], metrics["top_loss_within_2ms"]) == (0.5, 0.9)
-    assert (metrics["share_within_0.5ms"], metrics["top_loss_within_0.5ms"]) == (0.0, None)
 
 
 def test_foreign_parameters_are_one_clear_line(

@@ -20,9 +20,9 @@ from nni_spaceevo.errors import (
 )
 from nni_spaceevo.files import packed_folder
 from nni_spaceevo.hyperspace import Hyperspace, SpaceCode
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.plugin import report, seam, tuner
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.plugin.seam import ExperimentError, Trial
 from nni_spaceevo.plugin.tuner import SpaceEvoTuner
 
@@ -467,7 +467,5 @@ def test_hand_written_imports_count_for_their_parameters(
 
 
 def test_nni_and_torch_stay_out_of_the_results_module() -> None:
-    code = (
-        "import sys, nni_spaceevo.plugin.results; assert not {'nni', 'torch'} & sys.modules.keys()"
-    )
+    code = "import sys, nni_spaceevo.jobs.results; assert not {'nni', 'torch'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

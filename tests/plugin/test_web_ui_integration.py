@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.plugin import experiment, seam
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.results import SearchResults
 
 from .browser import PROGRAMS, Page, browser, chromium
 from .nni_experiments import NNI, write_experiment, write_job

@@ -3,7 +3,7 @@
 import pytest
 
 from nni_spaceevo.errors import ConfigError, FileAccessError
-from nni_spaceevo.plugin.results import SCHEMA, ScoredSpace, SearchResults
+from nni_spaceevo.jobs.results import SCHEMA, ScoredSpace, SearchResults
 
 
 def results(*scores):

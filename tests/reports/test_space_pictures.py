@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from nni_spaceevo.plugin.space_pictures import (
+from nni_spaceevo.reports.space_pictures import (
     colour_key,
     front_picture,
     latency_picture,
@@ -15,7 +15,7 @@ from nni_spaceevo.plugin.space_pictures import (
     search_picture,
     stage_pictures,
 )
-from nni_spaceevo.plugin.space_study import SpaceStudy, study_space
+from nni_spaceevo.reports.space_study import SpaceStudy, study_space
 
 from .small_search import SCORING, small_lut, small_search
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from latency.conftest import MACHINE, NONE_HELD_OUT
+from latency.formula import FormulaPredictor, formula_predictor
 
 from nni_spaceevo.errors import PredictorError
 from nni_spaceevo.latency import Lowering
-from nni_spaceevo.latency.device_report import write_device_report
-
-from .conftest import MACHINE, NONE_HELD_OUT
-from .formula import FormulaPredictor, formula_predictor
+from nni_spaceevo.reports.device_report import write_device_report
 
 VOID = {"meta"}
 

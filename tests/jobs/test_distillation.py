@@ -8,8 +8,8 @@ from distill.teachers.test_pretrained import STAGES
 from nni_spaceevo.cli import main
 from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.hyperspace import load_hyperspace
-from nni_spaceevo.plugin.distillation import cells, plan, prepared_teacher
-from nni_spaceevo.plugin.prepare import lut_recipe
+from nni_spaceevo.jobs.distillation import cells, plan, prepared_teacher
+from nni_spaceevo.jobs.prepare import lut_recipe
 
 from .small_job import write_small_job
 

@@ -11,9 +11,9 @@ import pytest
 
 from nni_spaceevo.errors import ConfigError, ConstraintError, LockedError, LUTError
 from nni_spaceevo.files import exclusive
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.prepare import constraints, prepared_lut
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.plugin.job import Job
-from nni_spaceevo.plugin.prepare import constraints, prepared_lut
 
 from .small_job import write_small_job
 

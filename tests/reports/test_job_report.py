@@ -4,16 +4,15 @@ import json
 import subprocess
 
 import pytest
+from jobs.small_job import write_small_job
 
 from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.jobs.local_search import search_locally
+from nni_spaceevo.jobs.scoring import score_config
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.plugin.local_search import search_locally
-from nni_spaceevo.plugin.report import compare, write_report
-from nni_spaceevo.plugin.trial import score_config
+from nni_spaceevo.reports.job_report import compare, write_report
 from nni_spaceevo.search import EvolutionConfig, qt_score
 from nni_spaceevo.testing import synthetic_lut
-
-from .small_job import write_small_job
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from nni_spaceevo.errors import ConfigError
-from nni_spaceevo.plugin import local_search
-from nni_spaceevo.plugin.local_search import search_locally
+from nni_spaceevo.jobs import local_search
+from nni_spaceevo.jobs.local_search import search_locally
 from nni_spaceevo.search import EvolutionConfig
 from nni_spaceevo.testing import synthetic_lut
 

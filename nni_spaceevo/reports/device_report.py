@@ -6,17 +6,14 @@ the predictors that it is written from.
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from ..errors import PredictorError
-from ..files import read_text, write_atomically
-from .comparison import (
+from ..latency.comparison import (
     STEP,
     VECTOR,
     SpeedGrid,
@@ -27,13 +24,13 @@ from .comparison import (
     tail_penalty,
     unit_costs,
 )
-from .lowering import ACTIVATIONS, RuntimeKernel
-from .machine import Machine
-from .predictor import LatencyPredictor
-from .report import KERNELS_WITHIN_10, KERNELS_WITHIN_10_ELSE, NETWORKS_WITHIN_10
-from .report_plot import accuracy_svg, steps_svg
+from ..latency.lowering import ACTIVATIONS, RuntimeKernel
+from ..latency.machine import Machine
+from ..latency.predictor import LatencyPredictor
+from ..latency.report import KERNELS_WITHIN_10, KERNELS_WITHIN_10_ELSE, NETWORKS_WITHIN_10
+from ..latency.report_plot import accuracy_svg, steps_svg
+from ..page import Html, bullets, facts, join, paragraph, table, tag, write_page
 
-_TEMPLATE = Path(__file__).with_suffix(".html")
 # Types whose latency over channels is drawn.
 _STEPPED = ("conv1x1", "dwconv")
 # A penalty below this is within what predictions are off.
@@ -80,10 +77,8 @@ def write_device_report(
         _accuracy(int8, float32),
         _method(int8),
     )
-    title = html.escape(f"{int8.name}: INT8 on {int8.machine.cpu}")
-    page = Template(read_text(_TEMPLATE)).substitute(title=title, body="\n".join(sections))
     output = Path(output)
-    write_atomically(output, page)
+    write_page(output, f"{int8.name}: INT8 on {int8.machine.cpu}", *sections)
     return output
 
 
@@ -95,97 +90,44 @@ def _expect(predictor: LatencyPredictor, precision: str) -> None:
         )
 
 
-# ---- elements ------------------------------------------------------------------------------------
-
-
-class _Html(str):
-    """Text that is HTML already; any other text is escaped on its way into the page."""
-
-    __slots__ = ()
-
-
-def _tag(name: str, *content: str, **attributes: str) -> _Html:
-    written = "".join(f' {k.rstrip("_")}="{html.escape(v)}"' for k, v in attributes.items())
-    inner = "".join(c if isinstance(c, _Html) else html.escape(c) for c in content)
-    return _Html(f"<{name}{written}>{inner}</{name}>")
-
-
-def _join(*parts: _Html) -> _Html:
-    return _Html("\n".join(part for part in parts if part))
-
-
-def _paragraph(*content: str) -> _Html:
-    return _tag("p", *content)
-
-
-def _list(items: Iterable[str]) -> _Html:
-    return _tag("ul", *(_tag("li", item) for item in items))
-
-
-def _table(
-    headers: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1, caption: str = ""
-) -> _Html:
-    """A table whose first `text` columns are text and whose others are numbers."""
-
-    def line(name: str, cells: Sequence[str]) -> _Html:
-        made = (
-            c if isinstance(c, _Html) and c.startswith("<td") else _cell(name, c, i < text)
-            for i, c in enumerate(cells)
-        )
-        return _tag("tr", *made)
-
-    head = line("th", headers) if headers else _Html()
-    title = _tag("caption", caption) if caption else _Html()
-    return _tag("table", title, head, *(line("td", row) for row in rows))
-
-
-def _cell(name: str, content: str, is_text: bool) -> _Html:
-    return _tag(name, content, class_="text") if is_text else _tag(name, content)
-
-
-def _facts(rows: Iterable[tuple[str, str]]) -> _Html:
-    lines = (_tag("tr", _tag("td", name), _tag("td", value)) for name, value in rows)
-    return _tag("table", *lines, class_="facts")
-
-
 # ---- what comes first ----------------------------------------------------------------------------
 
 
-def _heading(int8: LatencyPredictor) -> _Html:
+def _heading(int8: LatencyPredictor) -> Html:
     m = int8.machine
     threads = "1 thread" if m.threads == 1 else f"{m.threads} threads"
     line = f"{m.cpu}, {m.runtime}, {threads}, batch 1"
     made = f"Predictor {int8.name}, device {int8.provenance.device}"
-    return _join(_tag("h1", f"INT8 on {m.cpu}"), _tag("p", f"{line}. {made}", class_="soft"))
+    return join(tag("h1", f"INT8 on {m.cpu}"), tag("p", f"{line}. {made}", class_="soft"))
 
 
-def _gate(int8: LatencyPredictor) -> _Html:
+def _gate(int8: LatencyPredictor) -> Html:
     """The accuracy gate's verdict, as a banner."""
     failures = int8.provenance.failures
     if failures:
         text = "This predictor failed its accuracy gate. Read the figures below with that in mind:"
-        return _tag(
-            "div", _paragraph(_tag("b", text)), _list(failures), class_="banner failed", role="note"
+        return tag(
+            "div", paragraph(tag("b", text)), bullets(failures), class_="banner failed", role="note"
         )
     networks = int8.report.get("networks", _NONE)
     if not networks["count"]:
         text = "No networks were held out: nothing is known about this predictor's accuracy."
-        return _tag("div", _paragraph(text), class_="banner failed", role="note")
+        return tag("div", paragraph(text), class_="banner failed", role="note")
     text = (
         f"The predictor passed its accuracy gate: {networks['within_5']:.0f} % of "
         f"{networks['count']} held-out networks within 5 %, {networks['within_10']:.0f} % within "
         f"10 %, between {networks['least_ms']:.3g} and {networks['most_ms']:.3g} ms."
     )
-    return _tag("div", _paragraph(text), class_="banner", role="note")
+    return tag("div", paragraph(text), class_="banner", role="note")
 
 
 def _in_short(
     int8: LatencyPredictor, float32: LatencyPredictor | None, grids: Sequence[SpeedGrid]
-) -> _Html:
+) -> Html:
     findings = [*_speed_findings(grids), *_step_findings(int8), *_float_findings(int8)]
     if float32 is None:
         findings.insert(0, "How INT8 compares with FP32 is not known: no FP32 predictor was given.")
-    return _join(_tag("h2", "In short"), _list(findings), _speed_summary(grids))
+    return join(tag("h2", "In short"), bullets(findings), _speed_summary(grids))
 
 
 def _speed_findings(grids: Sequence[SpeedGrid]) -> list[str]:
@@ -233,9 +175,9 @@ def _float_findings(int8: LatencyPredictor) -> list[str]:
     ]
 
 
-def _speed_summary(grids: Sequence[SpeedGrid]) -> _Html:
+def _speed_summary(grids: Sequence[SpeedGrid]) -> Html:
     if not grids:
-        return _Html()
+        return Html()
     rows = [
         (
             grid.title,
@@ -246,7 +188,7 @@ def _speed_summary(grids: Sequence[SpeedGrid]) -> _Html:
         for grid in grids
     ]
     headers = ("FP32 time / INT8 time", "median", "range", "shapes")
-    return _table(headers, rows)
+    return table(headers, rows)
 
 
 def _factor(value: float) -> str:
@@ -262,27 +204,27 @@ def _number(value: float) -> str:
 
 def _speeds(
     int8: LatencyPredictor, float32: LatencyPredictor | None, grids: Sequence[SpeedGrid]
-) -> _Html:
-    title = _tag("h2", "How much faster INT8 is than FP32")
+) -> Html:
+    title = tag("h2", "How much faster INT8 is than FP32")
     if float32 is None:
-        return _join(title, _missing_float(int8))
+        return join(title, _missing_float(int8))
     if not grids:
-        return _join(title, _paragraph("The two predictors measured no kernels in common."))
+        return join(title, paragraph("The two predictors measured no kernels in common."))
     text = (
         "FP32 time over INT8 time by the predictors, size of the feature map down, channels "
         "across (input and output alike, stride 1). Empty where either predictor measured nothing "
         "similar. An activation is compared together with the 1x1 convolution before it."
     )
-    return _join(
+    return join(
         title,
-        _paragraph(text),
+        paragraph(text),
         _other_machine(int8.machine, float32),
         _legend(),
-        _tag("div", *(_heat_map(grid) for grid in grids), class_="grids"),
+        tag("div", *(_heat_map(grid) for grid in grids), class_="grids"),
     )
 
 
-def _missing_float(int8: LatencyPredictor) -> _Html:
+def _missing_float(int8: LatencyPredictor) -> Html:
     p = int8.provenance
     device = f"{p.device.removesuffix('-int8')}-fp32" if p.device.endswith("-int8") else "DEVICE"
     hyperspace = next(iter(p.hyperspaces), "HYPERSPACE")
@@ -291,46 +233,46 @@ def _missing_float(int8: LatencyPredictor) -> _Html:
         f"spaceevo profile --device {device} --hyperspace {hyperspace} "
         f"--output latency_predictors/{name}"
     )
-    return _join(
-        _paragraph(
+    return join(
+        paragraph(
             "No FP32 predictor of this device was given, so nothing can be compared. Make "
             "one on the same machine, then write this page again with both:"
         ),
-        _paragraph(_tag("code", command)),
+        paragraph(tag("code", command)),
     )
 
 
-def _other_machine(mine: Machine, float32: LatencyPredictor) -> _Html:
+def _other_machine(mine: Machine, float32: LatencyPredictor) -> Html:
     """A warning where the two predictors do not come from one machine and runtime."""
     other = float32.machine
     if (mine.cpu, mine.flags, mine.runtime) == (other.cpu, other.flags, other.runtime):
         failures = float32.provenance.failures
         text = "The FP32 predictor failed its accuracy gate; the factors are as uncertain as that."
-        return _note(text) if failures else _Html()
+        return _note(text) if failures else Html()
     return _note(
         f"The FP32 predictor {float32.name} is of {other.cpu}, {other.runtime}: the factors "
         "compare two machines or runtimes."
     )
 
 
-def _note(text: str) -> _Html:
-    return _tag("div", _paragraph(text), class_="banner failed", role="note")
+def _note(text: str) -> Html:
+    return tag("div", paragraph(text), class_="banner failed", role="note")
 
 
-def _heat_map(grid: SpeedGrid) -> _Html:
-    head = _tag("tr", _tag("th", ""), *(_tag("th", str(width)) for width in grid.widths))
+def _heat_map(grid: SpeedGrid) -> Html:
+    head = tag("tr", tag("th", ""), *(tag("th", str(width)) for width in grid.widths))
     rows = (
-        _tag("tr", _tag("th", f"{size}×{size}"), *map(_coloured, ratios.tolist()))
+        tag("tr", tag("th", f"{size}×{size}"), *map(_coloured, ratios.tolist()))
         for size, ratios in zip(grid.sizes, grid.ratio, strict=True)
     )
-    return _tag("div", _tag("h3", grid.title), _tag("table", head, *rows, class_="heat"))
+    return tag("div", tag("h3", grid.title), tag("table", head, *rows, class_="heat"))
 
 
-def _coloured(ratio: float) -> _Html:
+def _coloured(ratio: float) -> Html:
     """A cell in the colour of its ratio; empty for nan."""
     if np.isnan(ratio):
-        return _tag("td", "")
-    return _tag("td", _number(ratio), style=f"background:{_colour(ratio)}")
+        return tag("td", "")
+    return tag("td", _number(ratio), style=f"background:{_colour(ratio)}")
 
 
 def _colour(ratio: float) -> str:
@@ -342,30 +284,28 @@ def _colour(ratio: float) -> str:
     return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
-def _legend() -> _Html:
+def _legend() -> Html:
     steps = ((0.25, "0.25: INT8 slower"), (0.5, "0.5"), (1.0, "1"), (2.0, "2"), (4.0, "4: faster"))
-    spans = (_tag("span", text, style=f"background:{_colour(r)}") for r, text in steps)
-    return _tag("div", *spans, class_="legend")
+    spans = (tag("span", text, style=f"background:{_colour(r)}") for r, text in steps)
+    return tag("div", *spans, class_="legend")
 
 
 # ---- steps ---------------------------------------------------------------------------------------
 
 
-def _steps(int8: LatencyPredictor) -> _Html:
-    title = _tag("h2", f"Steps at multiples of {VECTOR} channels")
+def _steps(int8: LatencyPredictor) -> Html:
+    title = tag("h2", f"Steps at multiples of {VECTOR} channels")
     curves = [curve for kind in _STEPPED for curve in step_curves(int8, kind)]
     if not curves:
-        return _join(
-            title, _paragraph("This predictor keeps too few measured kernels to draw any.")
-        )
+        return join(title, paragraph("This predictor keeps too few measured kernels to draw any."))
     text = (
         "Lines are predictions, dots are measurements of single kernels. Where the two lines are "
         f"apart, a width that is not a multiple of {VECTOR} costs extra."
     )
-    return _join(title, _paragraph(text), _Html(steps_svg(curves)), _penalties(int8))
+    return join(title, paragraph(text), steps_svg(curves), _penalties(int8))
 
 
-def _penalties(int8: LatencyPredictor) -> _Html:
+def _penalties(int8: LatencyPredictor) -> Html:
     penalties = _known_penalties(int8)
     others = [kind for kind in in_order(int8.kernels) if kind not in penalties]
     parts = []
@@ -375,18 +315,18 @@ def _penalties(int8: LatencyPredictor) -> _Html:
             "multiples beside it; median over the shapes that were measured. 1 means no step."
         )
         factors = [f"{penalty:.2f}×" for penalty in penalties.values()]
-        parts += [_paragraph(text), _table(("", *penalties), [("factor", *factors)])]
+        parts += [paragraph(text), table(("", *penalties), [("factor", *factors)])]
     if others:
         text = f"Measured at too few widths beside the multiples to tell: {', '.join(others)}."
-        parts.append(_tag("p", text, class_="soft"))
-    return _join(*parts)
+        parts.append(tag("p", text, class_="soft"))
+    return join(*parts)
 
 
 # ---- activations and composite kernels -----------------------------------------------------------
 
 
-def _units(int8: LatencyPredictor, float32: LatencyPredictor | None) -> _Html:
-    title = _tag("h2", "What the runtime makes of activations and kernels")
+def _units(int8: LatencyPredictor, float32: LatencyPredictor | None) -> Html:
+    title = tag("h2", "What the runtime makes of activations and kernels")
     costs = unit_costs(int8)
     float_costs = {} if float32 is None else {c.unit: c for c in unit_costs(float32, costs)}
     groups = (
@@ -399,12 +339,12 @@ def _units(int8: LatencyPredictor, float32: LatencyPredictor | None) -> _Html:
         "width, at a typical one of the shapes that were measured."
     )
     tables = (_unit_table(int8, name, rows, float_costs) for name, rows in groups if rows)
-    return _join(title, _paragraph(text), *tables)
+    return join(title, paragraph(text), *tables)
 
 
 def _unit_table(
     int8: LatencyPredictor, name: str, costs: Sequence[UnitCost], floats: dict[str, UnitCost]
-) -> _Html:
+) -> Html:
     headers = ["", "operators", "in float", "converts", "at", "µs", "× conv1x1"]
     if floats:
         headers.append("× in FP32")
@@ -415,20 +355,20 @@ def _unit_table(
         if floats:
             cells.append(_relative(floats.get(cost.unit)))
         rows.append(cells)
-    return _tag("div", _table(headers, rows, text=4, caption=name), style="margin:14px 0")
+    return tag("div", table(headers, rows, text=4, caption=name), style="margin:14px 0")
 
 
-def _operators(int8: LatencyPredictor, cost: UnitCost) -> _Html:
+def _operators(int8: LatencyPredictor, cost: UnitCost) -> Html:
     parts: list[str] = []
     if cost.how:
-        parts.append(_tag("div", cost.how, class_="soft"))
+        parts.append(tag("div", cost.how, class_="soft"))
     if cost.operators or not cost.how:
         parts.append(_names([o.partition(":")[0] for o in cost.operators]) or "none of its own")
     others = int8.lowering.unaligned.get(cost.unit)
     if others:
         names = _names([o.partition(":")[0] for o in others])
-        parts.append(_tag("div", f"channels that leave a rest: {names}", class_="soft"))
-    return _tag("td", *parts, class_="text")
+        parts.append(tag("div", f"channels that leave a rest: {names}", class_="soft"))
+    return tag("td", *parts, class_="text")
 
 
 def _names(names: Sequence[str]) -> str:
@@ -456,23 +396,23 @@ def _relative(cost: UnitCost | None) -> str:
 # ---- accuracy and method -------------------------------------------------------------------------
 
 
-def _accuracy(int8: LatencyPredictor, float32: LatencyPredictor | None) -> _Html:
+def _accuracy(int8: LatencyPredictor, float32: LatencyPredictor | None) -> Html:
     text = (
         "Kernels are held out in turn, networks are of other search spaces than those that the "
         "calibration was fitted to. Errors are relative to what was measured."
     )
     predictors = [p for p in (int8, float32) if p is not None]
     tables = (_held_out(p) for p in predictors)
-    return _join(
-        _tag("h2", "How well the predictor predicts"),
-        _paragraph(text),
-        _Html(accuracy_svg(int8.report)),
-        _tag("div", *tables, class_="columns"),
+    return join(
+        tag("h2", "How well the predictor predicts"),
+        paragraph(text),
+        accuracy_svg(int8.report),
+        tag("div", *tables, class_="columns"),
         *_order_of_networks(int8.report.get("networks", _NONE)),
     )
 
 
-def _order_of_networks(networks: dict[str, Any]) -> list[_Html]:
+def _order_of_networks(networks: dict[str, Any]) -> list[Html]:
     """Whether networks are predicted in their order, and small and large ones alike."""
     sentences = []
     if "kendall_tau" in networks:
@@ -482,10 +422,10 @@ def _order_of_networks(networks: dict[str, Any]) -> list[_Html]:
     if "bias_of_thirds" in networks:
         biases = " / ".join(f"{bias:+.1f}" for bias in networks["bias_of_thirds"])
         sentences.append(f"Bias of small, middle and large networks: {biases} %.")
-    return [_paragraph("INT8 networks: " + " ".join(sentences))] if sentences else []
+    return [paragraph("INT8 networks: " + " ".join(sentences))] if sentences else []
 
 
-def _held_out(predictor: LatencyPredictor) -> _Html:
+def _held_out(predictor: LatencyPredictor) -> Html:
     report, passed = predictor.report, not predictor.provenance.failures
     caption = f"{predictor.name} ({predictor.provenance.precision}): gate "
     caption += "passed" if passed else "failed"
@@ -493,7 +433,7 @@ def _held_out(predictor: LatencyPredictor) -> _Html:
     kinds = report.get("kernels", {}).items()
     rows = [_error_row(kind, row, _asked(kind)) for kind, row in kinds]
     rows.append(_error_row("networks", report.get("networks", _NONE), NETWORKS_WITHIN_10))
-    return _table(headers, rows, caption=caption)
+    return table(headers, rows, caption=caption)
 
 
 def _asked(kind: str) -> float:
@@ -505,17 +445,17 @@ def _error_row(name: str, row: dict[str, Any], asked: float) -> list[str]:
         return [name, "0", *[""] * 5]
     within: str = f"{row['within_10']:.0f}"
     if row["within_10"] < asked:
-        within = _tag("td", within, class_="failed")
+        within = tag("td", within, class_="failed")
     numbers = [f"{row['bias']:+.1f}", f"{row['rmspe']:.1f}", f"{row['within_5']:.0f}"]
     return [name, str(row["count"]), *numbers, within, f"{asked:g}"]
 
 
-def _method(int8: LatencyPredictor) -> _Html:
-    return _join(
-        _tag("h2", "How it was measured"),
-        _facts(_machine_facts(int8)),
-        _tag("h3", "From kernels to networks", style="margin-top:22px"),
-        _paragraph(
+def _method(int8: LatencyPredictor) -> Html:
+    return join(
+        tag("h2", "How it was measured"),
+        facts(_machine_facts(int8)),
+        tag("h3", "From kernels to networks", style="margin-top:22px"),
+        paragraph(
             "Kernels are timed alone, in the layout that the runtime uses inside a network. A "
             "network is the sum of its kernels and operators, with four terms fitted to whole "
             "networks:"
@@ -526,7 +466,7 @@ def _method(int8: LatencyPredictor) -> _Html:
 
 def _machine_facts(int8: LatencyPredictor) -> list[tuple[str, str]]:
     m, p, report = int8.machine, int8.provenance, int8.report
-    facts = [
+    found = [
         ("CPU", f"{m.cpu}, {m.cores} logical CPUs"),
         ("extensions", ", ".join(m.flags) or "not known"),
         ("frequency governor", m.governor or "cannot be read"),
@@ -542,8 +482,8 @@ def _machine_facts(int8: LatencyPredictor) -> list[tuple[str, str]]:
         ("noise", "slow moments", _noise),
         ("options", "profiled with", _options),
     )
-    facts += [(label, show(report[key])) for key, label, show in known if key in report]
-    return facts + [("note", note) for note in p.notes]
+    found += [(label, show(report[key])) for key, label, show in known if key in report]
+    return found + [("note", note) for note in p.notes]
 
 
 def _options(options: dict[str, Any]) -> str:
@@ -554,7 +494,7 @@ def _noise(noise: dict[str, Any]) -> str:
     return f"{noise['slow_slots']:.0f} % of {noise['slots']} visits; the least time counts"
 
 
-def _calibration(int8: LatencyPredictor) -> _Html:
+def _calibration(int8: LatencyPredictor) -> Html:
     c = int8.calibration
     rows = [
         ("scale", f"{c.scale:.3f}", "kernels inside a network find colder caches than alone"),
@@ -570,8 +510,8 @@ def _calibration(int8: LatencyPredictor) -> _Html:
             "of every run: the call, quantizing the input, the output's way back",
         ),
     ]
-    return _table(("term", "value", "meaning"), [(n, v, _text(m)) for n, v, m in rows])
+    return table(("term", "value", "meaning"), [(n, v, _text(m)) for n, v, m in rows])
 
 
-def _text(content: str) -> _Html:
-    return _tag("td", content, class_="text")
+def _text(content: str) -> Html:
+    return tag("td", content, class_="text")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nni_spaceevo.plugin.space_settings import compare_settings
+from nni_spaceevo.reports.space_settings import compare_settings
 from nni_spaceevo.search import QTConfig, make_scorer
 
 from .small_search import BEST, SCORING, small_lut

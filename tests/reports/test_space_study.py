@@ -12,9 +12,9 @@ import pytest
 
 from nni_spaceevo.errors import ConfigError, ConstraintError
 from nni_spaceevo.files import convert, to_json
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.plugin.results import SearchResults
-from nni_spaceevo.plugin.space_study import SpaceStudy, study_space
+from nni_spaceevo.reports.space_study import SpaceStudy, study_space
 from nni_spaceevo.search import QTConfig, qt_score, score_bound
 from nni_spaceevo.search.hybrid import neighbours
 
@@ -181,6 +181,6 @@ def test_a_best_space_beyond_t_is_refused(lut, results):
 
 
 def test_figures_need_no_drawing_library():
-    code = "import sys, nni_spaceevo.plugin.space_report; print('matplotlib' in sys.modules)"
+    code = "import sys, nni_spaceevo.reports.space_report; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -12,12 +12,12 @@ import numpy as np
 from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
+from ..jobs.command import program
+from ..jobs.job import Job
+from ..jobs.results import LOCAL, SearchResults
+from ..jobs.scoring import score_config
 from ..lut import QuantizedLUT
 from ..search import BATCH, QTConfig, SpaceScore, make_scorer, sample_subnets
-from .job import Job
-from .registration import program
-from .results import LOCAL, SearchResults
-from .trial import score_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

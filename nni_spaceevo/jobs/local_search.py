@@ -24,7 +24,7 @@ from ..search import (
 from .job import Job
 from .prepare import constraints
 from .results import LOCAL, SCHEMA, ScoredSpace, SearchResults
-from .trial import metrics_of, score_config
+from .scoring import metrics_of, score_config
 
 # A kill loses at most this much work.
 _SAVE_EVERY_S = 2.0

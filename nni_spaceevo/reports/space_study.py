@@ -14,9 +14,9 @@ import numpy as np
 
 from ..errors import ConfigError, ConstraintError
 from ..hyperspace import SpaceCode
+from ..jobs.results import SearchResults
 from ..lut import LUTHeader, QuantizedLUT
 from ..search import QTConfig, SpaceScore, make_scorer, qt_score, sample_subnets, score_bound
-from .results import SearchResults
 from .space_front import BestSubnet, SpaceFront, unbeaten
 from .space_settings import Setting, compare_settings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nni_spaceevo.files import to_yaml
-from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.testing import synthetic_hyperspace
 
 

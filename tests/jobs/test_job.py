@@ -4,7 +4,7 @@ import pytest
 
 from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.files import packed_folder
-from nni_spaceevo.plugin.job import Job
+from nni_spaceevo.jobs.job import Job
 
 from .small_job import write_small_job
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.plugin.space_front import SpaceFront, unbeaten
+from nni_spaceevo.reports.space_front import SpaceFront, unbeaten
 
 from .small_search import BEST, small_lut
 

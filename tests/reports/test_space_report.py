@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from nni_spaceevo.files import convert
-from nni_spaceevo.plugin.space_report import write_space_report
-from nni_spaceevo.plugin.space_study import SpaceStudy, study_space
+from nni_spaceevo.reports.space_report import write_space_report
+from nni_spaceevo.reports.space_study import SpaceStudy, study_space
 from nni_spaceevo.testing import synthetic_hyperspace
 
 from .small_search import (

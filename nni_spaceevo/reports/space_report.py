@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import mean, median
 
 from ..files import to_json, write_atomically
+from ..jobs.results import LOCAL, SearchResults
 from ..lut import QuantizedLUT
 from ..page import Html, bullets, facts, join, paragraph, table, tag, write_page
 from ..search import QTConfig
-from .results import LOCAL, SearchResults
 from .space_pictures import (
     colour_key,
     front_picture,

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from nni_spaceevo.hyperspace import Hyperspace
+from nni_spaceevo.jobs.local_search import search_lut
+from nni_spaceevo.jobs.results import SearchResults
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.plugin.local_search import search_lut
-from nni_spaceevo.plugin.results import SearchResults
 from nni_spaceevo.search import EvolutionConfig, QTConfig
 from nni_spaceevo.testing import synthetic_hyperspace, synthetic_lut
 

@@ -212,6 +212,7 @@ def distilled_rows(job_path: str, cell: Cell, report: Report = lambda loss: None
             made_with=folder.made_with,
             teacher=teacher.fingerprint,
             made_for=made_for,
+            held_out_images=sampler.held_out_images,
         )
         folder.add(found, f"the distillation of {task.name}")
         return found
