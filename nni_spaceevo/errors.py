@@ -57,3 +57,7 @@ class LockedError(FileAccessError):
 
 class PredictorWarning(UserWarning):
     """A latency predictor is used where its figures may be off: the message says why."""
+
+
+class CacheWarning(UserWarning):
+    """A cache cannot be used, or a file of it is damaged: results are the same, only later."""

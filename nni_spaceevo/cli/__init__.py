@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from ..errors import PredictorWarning, SpaceEvoError
+from ..errors import CacheWarning, PredictorWarning, SpaceEvoError
 from . import environment, jobs, latency, lut, search
 
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     """Our own warnings as one line, without the line of code that happened to meet them."""
-    label = "" if category is PredictorWarning else f"{category.__name__}: "
+    label = "" if category in (PredictorWarning, CacheWarning) else f"{category.__name__}: "
     print(f"spaceevo: warning: {label}{message}", file=sys.stderr)
 
 

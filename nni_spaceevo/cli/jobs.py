@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from .common import Verbs, add_job
+
+if TYPE_CHECKING:
+    from ..distill.stage import EpochLoss
+    from ..jobs.job import Job
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this file."""
     verb = verbs.add_parser("distill", help="teach every elastic stage what the teacher does there")
     add_job(verb)
+    verb.add_argument("--task", metavar="STAGE_BLOCK", help="only this one: stage1_mbv2_res")
     verb.add_argument(
         "--dry-run", action="store_true", help="show what would be done; write nothing"
     )
@@ -33,17 +41,51 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _distill(options: argparse.Namespace) -> None:
-    from ..jobs.distillation import plan
     from ..jobs.job import Job
-    from ..jobs.prepare import distilled
 
     job = Job(options.job)
     if options.dry_run:
+        from ..jobs.plan import plan
+
         print(plan(job))
-        return
+    elif options.task is not None:
+        _distill_task(job, options.task)
+    else:
+        _distill_all(job)
+
+
+def _distill_all(job: Job) -> None:
+    from ..jobs.prepare import distilled
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("several processes work on one task together: name it with --task")
     rows = distilled(job)
     mean = sum(row.loss for row in rows) / len(rows)
     print(f"{job.stages_path}: {len(rows):,} sub-stages, mean INT8 NSR loss {mean:.3f}")
+
+
+def _distill_task(job: Job, task: str) -> None:
+    from ..jobs.distillation import cache_use, distil_task, is_first_process
+    from ..lut.merge import task_cells
+
+    tasks = task_cells(job.hyperspace)
+    if task not in tasks:
+        raise ConfigError(
+            f"--task {task!r}; hyperspace {job.hyperspace.name!r} has {', '.join(tasks)}"
+        )
+    done = distil_task(str(job.path), tasks[task], _print_epoch)
+    if done and is_first_process():
+        if job.config.distill.cache_gb:
+            print(cache_use([done]))
+        print(done.rows.outcome)
+
+
+def _print_epoch(loss: EpochLoss) -> None:
+    print(
+        f"epoch {loss.epoch + 1}, {loss.precision}: NSR loss {loss.random:.3f} of random "
+        f"sub-stages, {loss.largest:.3f} of the largest, {loss.smallest:.3f} of the smallest",
+        flush=True,
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import math
+from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigError
-from ..files import Record, convert
+from ..files import Record, convert, plain
 
 
 class TeacherConfig(Record, frozen=True):
@@ -80,6 +81,8 @@ class FashionMNISTConfig(Record, frozen=True, tag_field="name", tag="fashion_mni
     path: str = "/usr/share/datasets/fashion-mnist"
 
 
+# What results do not depend on, but for rounding.
+_HOW_ALONE = ("device", "cache_gb")
 DatasetConfig: TypeAlias = str | ImageFolderConfig | FashionMNISTConfig
 _DATASETS: dict[str, type[ImageFolderConfig] | type[FashionMNISTConfig]] = {
     "image_folder": ImageFolderConfig,
@@ -125,6 +128,11 @@ class DistillConfig(Record, frozen=True):
     learning_rate_fp32, learning_rate_int8 : peak rates of the two phases (Adam, cosine)
     batch_size : images per step
     random_substages : sub-stages per step besides the largest and the smallest
+    device : `auto` is a GPU (CUDA) if there is one
+    mixed_precision : compute the convolutions, the teacher's too, in bfloat16; losses, BatchNorm's
+        statistics and quantizers stay in float32
+    cache_gb : gigabytes on disk for the teacher's features, which serve all block types of a stage;
+        0 computes them each time
     """
 
     epochs_fp32: int = 5
@@ -133,6 +141,9 @@ class DistillConfig(Record, frozen=True):
     learning_rate_int8: float = 1.25e-3
     batch_size: int = 64
     random_substages: int = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mixed_precision: bool = False
+    cache_gb: float = 0
 
     def __post_init__(self) -> None:
         _positive("distill: ", epochs_fp32=self.epochs_fp32, epochs_int8=self.epochs_int8)
@@ -143,6 +154,13 @@ class DistillConfig(Record, frozen=True):
                 "distill: batch_size must be at least 2 and random_substages at least 0, "
                 f"given {self.batch_size} and {self.random_substages}"
             )
+        if not 0 <= self.cache_gb < math.inf:
+            raise ConfigError(f"distill: cache_gb must be at least 0, given {self.cache_gb}")
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that results depend on, as plain data; not where and how fast they come."""
+        return {k: v for k, v in plain(self).items() if k not in _HOW_ALONE}
 
 
 def _positive(section: str, **values: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import parallel
+
 _SMALLEST_VARIANCE = 1e-6
 
 
@@ -12,12 +14,15 @@ def nsr_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Parameters
     ----------
-    student, teacher : features, (n, channels, h, w)
+    student, teacher : features, (n, channels, h, w); what is narrower than float32 is widened
 
     Returns
     -------
-    scalar; 0 is a perfect copy, 1 is as good as the channel's mean
+    scalar; 0 is a perfect copy, 1 is as good as the channel's mean. Of a batch that several
+    processes share, it is this process's part, with the variance of the whole batch
     """
-    error = (student - teacher).square().mean((0, 2, 3))
-    variance = teacher.var((0, 2, 3), unbiased=False).clamp_min(_SMALLEST_VARIANCE)
+    if teacher.dtype.itemsize < 4:
+        teacher = teacher.float()
+    error = parallel.channel_mean((student - teacher).square())
+    variance = parallel.channel_variance(teacher).clamp_min(_SMALLEST_VARIANCE)
     return (error / variance).mean()

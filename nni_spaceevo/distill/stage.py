@@ -19,63 +19,19 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..files import digest, to_json
-from ..hyperspace import BlockOption, Chain, ElasticStage, Hyperspace
+from ..hyperspace import Chain, ElasticStage
 from ..network import StageNet
-from ..network.checkpoint import load_checkpoint, save_checkpoint
+from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
+from ..parallel import ALONE, Ranks
 from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialized
+from .cache import FeatureCache
 from .config import DistillConfig
-from .data import Images, batches
+from .device import autocast
 from .loss import nsr_loss
-from .teachers.protocol import FeatureTeacher
+from .task import Batch, Features, StageTask
 
 _INITIALIZATION_TRIES = 1000
 SubStage = tuple[int, Chain]
-
-
-@dataclass(frozen=True, eq=False)
-class StageTask:
-    """One (stage, block type), and what it is distilled and judged with.
-
-    Attributes
-    ----------
-    hyperspace, stage, block : which elastic stage, by index
-    teacher, data : what it learns from
-    seed : of the job; everything random follows from it, stage and block
-    """
-
-    hyperspace: Hyperspace
-    stage: int
-    block: int
-    teacher: FeatureTeacher
-    data: Images
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Stage and block type, as in file names: `stage1_mbv2_res`."""
-        where, option = self.hyperspace.searchable[self.stage], self.option
-        return f"{where.name}_{option.type}"
-
-    @property
-    def option(self) -> BlockOption:
-        """The block type with its elastic choices."""
-        return self.hyperspace.block_types[self.block]
-
-    @property
-    def seeds(self) -> list[int]:
-        """What random generators of this task start with."""
-        return [self.seed, self.stage, self.block]
-
-    def train_features(
-        self, index: Tensor, resolution: int, rng: np.random.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The teacher's features before and after the stage, of images that `rng` augments."""
-        images = self.data.train_batch(index, resolution, rng)
-        return self.teacher.stage_features(images, self.stage)
-
-    def test_features(self, index: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-        """The same of held-out images."""
-        return self.teacher.stage_features(self.data.test_batch(index, resolution), self.stage)
 
 
 class StageDistiller(nn.Module):
@@ -145,22 +101,46 @@ class StageRun:
     task : what is distilled
     config : how
     folder : where the checkpoint lies
+    features : where the teacher's features are kept, within `config.cache_gb`; None keeps none
+    ranks : the processes that work on it together; each has its part of every batch
+
+    Attributes
+    ----------
+    made_for : fingerprint of all that the result depends on
+    batches, cached_batches : those of this run, and how many of their features were on disk already
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint is damaged, or of other settings; names what differs.
     """
 
-    def __init__(self, task: StageTask, config: DistillConfig, folder: Path) -> None:
+    def __init__(
+        self,
+        task: StageTask,
+        config: DistillConfig,
+        folder: Path,
+        features: Path | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         task.teacher.eval()
-        self.task, self.config = task, config
+        if isinstance(task.teacher, nn.Module):
+            task.teacher.to(task.device)
+        self.task, self.config, self.ranks = task, config, ranks
         self.path = folder / f"{task.name}.pt"
-        parts = (
-            task.hyperspace.fingerprint,
-            task.teacher.fingerprint,
-            to_json(config),
-            str(task.seeds),
-            task.data.fingerprint,
-        )
-        self.made_for = digest(*filter(None, parts))
+        self._parts = {
+            "task": task.name,
+            "hyperspace": task.hyperspace.fingerprint,
+            "teacher": task.teacher.fingerprint,
+            "images": task.data.fingerprint,
+            "seed": str(task.seed),
+            **settings("distill", config.deciding),
+        }
+        self.made_for = digest(to_json(self._parts))
+        self._features_folder = features
+        self.batches = self.cached_batches = 0
         torch.manual_seed(int(np.random.default_rng(task.seeds).integers(2**31)))
-        self.model = StageDistiller(task)
+        self.model = StageDistiller(task).to(task.device)
         self.losses: list[EpochLoss] = []
         self._optimizer = self._new_optimizer()
         self._load()
@@ -176,7 +156,7 @@ class StageRun:
     def _load(self) -> None:
         if not self.path.is_file():
             return
-        state = load_checkpoint(self.path, self.made_for)
+        state = load_checkpoint(self.path, self._parts)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.losses = [EpochLoss(**row) for row in state["losses"]]
@@ -187,10 +167,34 @@ class StageRun:
             "optimizer": self._optimizer.state_dict(),
             "losses": [vars(row) for row in self.losses],
         }
-        save_checkpoint(self.path, self.made_for, content)
+        save_checkpoint(self.path, self._parts, content)
+
+    def _cache(self) -> FeatureCache:
+        """The teacher's features of this process's part of every batch."""
+        task, config = self.task, self.config
+        key = {
+            "hyperspace": task.hyperspace.fingerprint,
+            "teacher": task.teacher.fingerprint,
+            "images": task.data.fingerprint,
+            "seed": task.seed,
+            "batch_size": config.batch_size,
+            "part": [self.ranks.rank, self.ranks.size],
+            "computed": [task.device.type, config.mixed_precision, str(torch.__version__)],
+        }
+        folder = self._features_folder
+        return FeatureCache(
+            folder or Path(),
+            task.stage_name,
+            digest(to_json(key)),
+            config.cache_gb if folder else 0,
+        )
 
     def run(self, report: Report = lambda loss: None) -> StageDistiller:
         """Train what is left; a continued run ends with the same weights.
+
+        Parameters
+        ----------
+        report : receives the losses of each epoch, in the first process
 
         Returns
         -------
@@ -199,36 +203,46 @@ class StageRun:
         Raises
         ------
         TrainingError
-            The loss is not finite; names stage, block type and epoch.
+            The loss is not finite; names stage, block type and epoch. Or another process failed.
+        FileAccessError
+            A checkpoint cannot be written, or an image not be read; names the file.
         """
-        for epoch in range(len(self.losses), self.epochs):
-            self.losses.append(self._epoch(epoch))
-            self._save()
-            report(self.losses[-1])
+        self.ranks.require_same(f"{self.made_for} {self.losses}", self.task.name)
+        with self._cache() as cache:
+            for epoch in range(len(self.losses), self.epochs):
+                self.losses.append(self._epoch(epoch, cache))
+                # All processes have the same weights; one writes them.
+                if self.ranks.is_first:
+                    self._save()
+                    report(self.losses[-1])
         set_precision(self.model, INT8)
         return self.model.eval()
 
-    def _epoch(self, epoch: int) -> EpochLoss:
+    def _epoch(self, epoch: int, cache: FeatureCache) -> EpochLoss:
         quantized = epoch >= self.config.epochs_fp32
         precision = INT8 if quantized else FP32
         set_precision(self.model, precision)
         self.model.train()
         # Randomness depends on the epoch alone, so that a continued run draws the same.
         rng = np.random.default_rng([*self.task.seeds, epoch])
-        if epoch == self.config.epochs_fp32:
+        batches = self.task.batches(self.config.batch_size, epoch)
+        starts_int8 = epoch == self.config.epochs_fp32
+        if starts_int8:
             self._optimizer = self._new_optimizer()
-            self._initialize_quantizers(rng)
-        indices = list(batches(self.task.data.train_size, self.config.batch_size, rng))
         totals = np.zeros(3)
-        for i, index in enumerate(indices):
-            self._set_learning_rate(epoch + i / len(indices), quantized)
-            totals += self._step(index, rng)
+        for i, batch in enumerate(batches):
+            self._set_learning_rate(epoch + i / len(batches), quantized)
+            features = self._features(batch, (epoch, i), cache)
+            if starts_int8 and i == 0:
+                self._initialize_quantizers(features, len(batch), rng)
+            totals += self._step(features, len(batch), rng)
+        totals = self.ranks.total(torch.from_numpy(totals)).numpy()
         if not np.isfinite(totals).all():
             raise TrainingError(
                 f"{self.task.name}: NSR loss is not finite in {precision.name} epoch {epoch + 1}; "
                 "lower the learning rate"
             )
-        return EpochLoss(precision.name, epoch, *(float(t) for t in totals / len(indices)))
+        return EpochLoss(precision.name, epoch, *(float(t) for t in totals / len(batches)))
 
     def _set_learning_rate(self, epochs_done: float, quantized: bool) -> None:
         c = self.config
@@ -238,34 +252,62 @@ class StageRun:
         for group in self._optimizer.param_groups:
             group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _features(self, index: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        resolution = int(rng.choice(self.task.hyperspace.distill_resolutions))
-        return self.task.train_features(index, resolution, rng)
+    def _features(self, batch: Batch, number: tuple[int, int], cache: FeatureCache) -> Features:
+        """The teacher's features of this process's part of a batch, from the cache if it has them.
 
-    def _step(self, index: Tensor, rng: np.random.Generator) -> np.ndarray:
+        Parameters
+        ----------
+        batch : all of it
+        number : epoch and batch
+        cache : read, and given what it lacks
+        """
+        self.batches += 1
+        if found := cache.get(*number):
+            self.cached_batches += 1
+            before, after = found
+            return before.to(self.task.device), after.to(self.task.device)
+        part = self.ranks.part(len(batch))
+        # A process without images has none of the right shape.
+        some = batch.part(part) if part.start < part.stop else batch.part(slice(1))
+        with autocast(self.config, self.task.device):
+            found = self.task.train_features(some.index, some.resolution, some.seeds)
+        before, after = (f[: part.stop - part.start].contiguous() for f in found)
+        cache.put(*number, (before, after))
+        return before, after
+
+    def _step(self, features: Features, images: int, rng: np.random.Generator) -> np.ndarray:
         """One sandwich step; returns the losses of largest, smallest and random sub-stages."""
-        before, after = self._features(index, rng)
+        before, after = features
         model, extra = self.model, self.config.random_substages
         randoms = [model.random(rng) for _ in range(extra)]
         self._optimizer.zero_grad()
         losses = []
-        for substage in (model.largest(), model.smallest(), *randoms):
-            loss = nsr_loss(model(before, substage), after)
-            loss.backward()
-            losses.append(loss.item())
+        with self.ranks.sharing(images):
+            for substage in (model.largest(), model.smallest(), *randoms):
+                loss = nsr_loss(self._student(before, substage), after)
+                loss.backward()
+                losses.append(loss.item())
+        self.ranks.add_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         self._optimizer.step()
         return np.array([losses[0], losses[1], np.mean(losses[2:] or losses[:2])])
 
+    def _student(self, before: Tensor, substage: SubStage) -> Tensor:
+        with autocast(self.config, self.task.device):
+            after: Tensor = self.model(before, substage)
+        return after
+
     @torch.no_grad()
-    def _initialize_quantizers(self, rng: np.random.Generator) -> None:
+    def _initialize_quantizers(
+        self, features: Features, images: int, rng: np.random.Generator
+    ) -> None:
         """Give every quantizer a range: the largest sub-stage first, then random ones."""
-        index = next(batches(self.task.data.train_size, self.config.batch_size, rng))
-        before, _ = self._features(index, rng)
-        self.model(before, self.model.largest())
-        for _ in range(_INITIALIZATION_TRIES):
-            if not uninitialized(self.model):
-                return
-            self.model(before, self.model.random(rng))
+        before, _ = features
+        with self.ranks.sharing(images):
+            self._student(before, self.model.largest())
+            for _ in range(_INITIALIZATION_TRIES):
+                if not uninitialized(self.model):
+                    return
+                self._student(before, self.model.random(rng))
         missed = uninitialized(self.model)[0]
         raise TrainingError(f"{self.task.name}: no sampled sub-stage reaches quantizer {missed}")

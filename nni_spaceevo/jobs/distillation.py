@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +15,14 @@ from ..errors import LUTError
 from ..files import digest, exclusive, to_json
 from ..lut.merge import Cell, RowsFolder, StageRows, task_cells
 from .job import Job
+from .workers import failure, in_workers
 
 if TYPE_CHECKING:
+    import torch
+
     from ..distill.data import Images
     from ..distill.stage import Report
-    from ..distill.teachers import FeatureTeacher, StageFeatures
+    from ..distill.teachers import FeatureTeacher
     from ..lut import Row
 
 Say = Callable[[str], None]
@@ -56,8 +61,8 @@ def prepared_teacher(job: Job, say: Say = print) -> FeatureTeacher:
     from ..distill.teachers import check_teacher
     from ..distill.teachers.pretrained import PretrainedTeacher
 
-    teacher = _teacher_at_first(job)
-    progress(_source(teacher, settings))
+    teacher = teacher_at_first(job)
+    progress(teacher_source(teacher, settings))
     check_teacher(teacher, job.hyperspace, data)
     if settings.quantize and isinstance(teacher, PretrainedTeacher):
         from ..distill.teachers.quantized import quantize_teacher
@@ -67,7 +72,7 @@ def prepared_teacher(job: Job, say: Say = print) -> FeatureTeacher:
     return teacher
 
 
-def _teacher_at_first(job: Job) -> FeatureTeacher:
+def teacher_at_first(job: Job) -> FeatureTeacher:
     """The job's teacher, neither trained nor quantized."""
     data = images(job)
     if isinstance(job.teacher, PretrainedConfig):
@@ -80,80 +85,39 @@ def _teacher_at_first(job: Job) -> FeatureTeacher:
     return new_teacher(job.hyperspace, data, job.teacher)
 
 
-def _source(teacher: FeatureTeacher, settings: PretrainedConfig) -> str:
+def teacher_source(teacher: FeatureTeacher, settings: PretrainedConfig) -> str:
+    """Model and weights of a pretrained teacher, for people."""
     return getattr(teacher, "source", settings.model)
-
-
-# ---- what is going to be done ----
-
-
-def plan(job: Job) -> str:
-    """What distilling a job's stages means, as text; nothing is trained and nothing written.
-
-    Raises
-    ------
-    SpaceEvoError
-        The teacher or the images do not fit the hyperspace, or cannot be read.
-    """
-    from ..distill.teachers import check_teacher
-
-    data, teacher = images(job), _teacher_at_first(job)
-    found = check_teacher(teacher, job.hyperspace, data)
-    config, types = job.config.distill, [o.type for o in job.hyperspace.block_types]
-    steps = -(-data.train_size // config.batch_size)
-    return "\n".join(
-        [
-            f"Images   {job.dataset_name}: {data.train_size:,} to train on, "
-            f"{data.test_size:,} held out, {data.channels} channels",
-            f"Teacher  {_description(job, teacher)}",
-            f"Blocks   {', '.join(types)}, in every stage",
-            "",
-            *_table(job, teacher, found),
-            "",
-            f"{len(cells(job))} tasks, one for each of {len(found)} stages and {len(types)} block "
-            f"types: {config.epochs_fp32} + {config.epochs_int8} epochs (FP32 + INT8) of {steps:,} "
-            f"batches, then {job.config.lut.rows_per_cell:,} rows a width window",
-        ]
-    )
-
-
-def _description(job: Job, teacher: FeatureTeacher) -> str:
-    settings = job.teacher
-    if not isinstance(settings, PretrainedConfig):
-        return f"trained for {settings.epochs} epochs"
-    quantized = "; quantized with LSQ+ first" if settings.quantize else ""
-    return _source(teacher, settings) + quantized
-
-
-def _table(job: Job, teacher: FeatureTeacher, found: list[StageFeatures]) -> list[str]:
-    nodes = getattr(teacher, "nodes", ("",) * (len(found) + 1))
-    resolutions = job.hyperspace.distill_resolutions
-    rows = [["stage", "teacher nodes", "widths", *(f"{r} px" for r in resolutions)]]
-    for i, stage in enumerate(found):
-        sizes = (_arrow(*stage.sizes[r]) for r in resolutions)
-        nodes_of_it = _arrow(*nodes[i : i + 2]) if nodes[i] else "–"
-        rows.append([stage.stage, nodes_of_it, _arrow(*stage.widths), *sizes])
-    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = (
-        "  ".join(c.ljust(n) for c, n in zip(row, longest, strict=True)).rstrip() for row in rows
-    )
-    return list(padded)
-
-
-def _arrow(before: object, after: object) -> str:
-    return f"{before} → {after}"
 
 
 # ---- stages ----
 
 
+@dataclass(frozen=True)
+class Distilled:
+    """What the distillation of a task has come to.
+
+    Attributes
+    ----------
+    rows : its LUT rows
+    batches, cached : batches that it was trained on, and those whose features were on disk already
+    """
+
+    rows: StageRows
+    batches: int = 0
+    cached: int = 0
+
+
 @cache
-def _job_and_teacher(job_path: str) -> tuple[Job, FeatureTeacher]:
+def _job_and_teacher(job_path: str) -> tuple[Job, torch.device, FeatureTeacher]:
     """Read and checked once a worker and not once a cell."""
+    from ..distill.device import training_device
+
     job = Job(job_path)
+    device = training_device(job.config.distill)
     # Of several trials that start on one machine, one trains the teacher.
     with exclusive(job.teacher_path, wait=True):
-        return job, prepared_teacher(job, say=lambda line: None)
+        return job, device, prepared_teacher(job, say=lambda line: None)
 
 
 def cells(job: Job) -> list[Cell]:
@@ -165,39 +129,67 @@ def rows_folder(job: Job) -> RowsFolder:
     """Where a job keeps its rows, one file a (stage, block type)."""
     c = job.config
     dataset = job.dataset if isinstance(job.dataset, str) else to_json(job.dataset)
-    settings = [to_json(part) for part in (job.teacher, c.distill, c.lut)]
+    settings = [to_json(part) for part in (job.teacher, c.distill.deciding, c.lut)]
     made_with = digest(job.hyperspace.fingerprint, dataset, str(c.seed), *settings)
     return RowsFolder(job.rows_path, job.hyperspace, made_with)
 
 
-def distilled_rows(job_path: str, cell: Cell, report: Report = lambda loss: None) -> StageRows:
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` has started for one task."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def distilled_rows(
+    job_path: str, cell: Cell | None, report: Report = lambda loss: None
+) -> StageRows | None:
+    """The rows of `distil_task`, alone."""
+    done = distil_task(job_path, cell, report)
+    return None if done is None else done.rows
+
+
+def distil_task(
+    job_path: str, cell: Cell | None, report: Report = lambda loss: None
+) -> Distilled | None:
     """Distil one (stage, block type) and evaluate its LUT rows; both are kept and continued.
+
+    The processes that `torchrun` has started do it together; the first one writes files and
+    evaluates the rows.
 
     Parameters
     ----------
     job_path : the job file
-    cell : which, by index
-    report : receives the losses of every epoch, those of an earlier run first
+    cell : which, by index; only the first process needs to know
+    report : receives the losses of every epoch in the first process, those of an earlier run first
+
+    Returns
+    -------
+    None in other processes than the first, unless there were rows already
 
     Raises
     ------
     LUTError
         There are rows for this job, but of another teacher or other images.
     TrainingError
-        A loss is not finite.
+        A loss is not finite, or another process of this task has failed.
     """
     from ..distill.stage import StageRun, StageTask
     from ..lut.build import StageSampler
+    from ..parallel import joined
 
-    job, teacher = _job_and_teacher(job_path)
-    task = StageTask(job.hyperspace, *cell, teacher, images(job), job.config.seed)
-    folder = rows_folder(job)
-    # A second process with the same task waits, and finds its rows.
-    with exclusive(folder.file(task.name), wait=True):
-        run = StageRun(task, job.config.distill, job.stages_path)
+    job, device, teacher = _job_and_teacher(job_path)
+    folder, all_cells = rows_folder(job), cells(job)
+    with joined(device) as ranks, ExitStack() as held:
+        number = ranks.from_first(0 if cell is None else all_cells.index(cell))
+        data, seed = images(job), job.config.seed
+        task = StageTask(job.hyperspace, *all_cells[number], teacher, data, seed, device)
+        if ranks.is_first:
+            # A second run of the same task waits, and finds its rows.
+            held.enter_context(exclusive(folder.file(task.name), wait=True))
+        ranks.wait()
+        run = StageRun(task, job.config.distill, job.stages_path, job.features_path, ranks)
         sampler = StageSampler(task, job.config.lut)
         made_for = sampler.made_for(run.made_for)
-        for loss in run.losses:
+        for loss in run.losses if ranks.is_first else ():
             report(loss)
         if found := folder.find(task.name):
             if found.made_for != made_for:
@@ -205,51 +197,66 @@ def distilled_rows(job_path: str, cell: Cell, report: Report = lambda loss: None
                     f"{folder.file(task.name)}: made with another teacher or other images than "
                     "there are now; delete it, or give the job another work_dir"
                 )
-            return found
+            return Distilled(found)
+        model = run.run(report)
+        if not ranks.is_first:
+            return None
         found = StageRows.of(
             task.name,
-            sampler.rows(run.run(report)),
+            sampler.rows(model),
             made_with=folder.made_with,
             teacher=teacher.fingerprint,
             made_for=made_for,
             held_out_images=sampler.held_out_images,
         )
         folder.add(found, f"the distillation of {task.name}")
-        return found
+        return Distilled(found, run.batches, run.cached_batches)
 
 
-def all_rows(job: Job) -> list[Row]:
-    """Rows of all cells, as many cells at a time as there are cores, one thread each."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+def all_rows(job: Job, say: Say = print) -> list[Row]:
+    """Rows of all cells, as many cells at a time as there are GPUs, or else cores.
 
+    Raises
+    ------
+    ConfigError
+        A GPU is asked for, and there is none.
+    TrainingError
+        Some cells failed, after all others have been distilled; names each with its reason.
+    """
+    import torch
     from tqdm import tqdm
 
-    rows: list[Row] = []
-    workers = os.cpu_count() or 1
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), _die_with_parent, (os.getpid(),)
-    ) as pool:
-        futures = [pool.submit(distilled_rows, str(job.path), cell) for cell in cells(job)]
-        bar = tqdm(as_completed(futures), "Distilling stages", len(futures), mininterval=1)
-        try:
-            for future in bar:
-                found = future.result()
-                bar.set_postfix_str(found.outcome)
-                rows += found.values()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-    return rows
+    from ..distill.device import training_device
+
+    on_gpus = training_device(job.config.distill).type == "cuda"
+    count = torch.cuda.device_count() if on_gpus else os.cpu_count() or 1
+    names = {cell: name for name, cell in task_cells(job.hyperspace).items()}
+    done: list[Distilled] = []
+    failed: dict[str, Exception] = {}
+    given = [(str(job.path), cell) for cell in names]
+    with tqdm(None, "Distilling stages", len(given), mininterval=1) as bar:
+        for (_, cell), outcome in in_workers(_distilled, given, count):
+            if isinstance(outcome, Exception):
+                failed[names[cell]] = outcome
+                bar.set_postfix_str(f"{names[cell]} failed")
+            else:
+                done.append(outcome)
+                bar.set_postfix_str(outcome.rows.outcome)
+            bar.update()
+    if job.config.distill.cache_gb and done:
+        say(cache_use(done))
+    if failed:
+        raise failure(failed, len(given))
+    return [row for one in done for row in one.rows.values()]
 
 
-def _die_with_parent(parent: int) -> None:
-    """Have the kernel end this worker with its parent, which kill -9 gives no time to do it."""
-    import ctypes
-    import signal
+def _distilled(job_path_and_cell: tuple[str, Cell]) -> Distilled:
+    done = distil_task(*job_path_and_cell)
+    assert done is not None
+    return done
 
-    death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+
+def cache_use(done: Iterable[Distilled]) -> str:
+    """How much the cache of the teacher's features has saved, in a line."""
+    cached, batches = map(sum, zip(*((one.cached, one.batches) for one in done), strict=True))
+    return f"Teacher's features: {cached:,} of {batches:,} batches came from the cache"

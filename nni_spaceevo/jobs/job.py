@@ -138,6 +138,11 @@ class Job:
         return self.work / "stages"
 
     @property
+    def features_path(self) -> Path:
+        """Folder of the teacher's features, if they are kept; they may be deleted at any time."""
+        return self.work / "features"
+
+    @property
     def rows_path(self) -> Path:
         """Folder of the distilled rows, one file a (stage, block type)."""
         return self.work / "rows"

@@ -114,7 +114,7 @@ def _distilled(job: Job, say: Say) -> list[Row]:
     with timed(job, "teacher"):
         prepared_teacher(job, say)
     with timed(job, "distillation and LUT rows"):
-        return all_rows(job)
+        return all_rows(job, say)
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -12,29 +13,44 @@ from ..errors import CheckpointError
 from ..files import write_atomically
 
 SCHEMA = 1
+_SHOWN = 3
+# What a checkpoint belongs to: a fingerprint, or several by name, of which those that differ can be
+# told.
+MadeFor: TypeAlias = str | Mapping[str, str]
 
 
-def save_checkpoint(path: Path, made_for: str, content: dict[str, Any]) -> None:
+def settings(section: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Settings as parts of a `MadeFor`: `distill.epochs_fp32` and so on."""
+    return {f"{section}.{key}": str(value) for key, value in values.items()}
+
+
+def save_checkpoint(path: Path, made_for: MadeFor, content: dict[str, Any]) -> None:
     """Write a checkpoint.
 
     Parameters
     ----------
     path : file to write
-    made_for : fingerprint of what the contents belong to, checked when read
+    made_for : what the contents belong to, checked when read
     content : state dicts, tensors and plain data
+
+    Raises
+    ------
+    FileAccessError
+        The folder cannot be written or the disk is full; the old file is untouched.
     """
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, "made_for": made_for, "content": content}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, made_for: str) -> dict[str, Any]:
-    """Read a checkpoint's contents.
+def load_checkpoint(path: Path, made_for: MadeFor) -> dict[str, Any]:
+    """Read a checkpoint's contents, onto the CPU.
 
     Raises
     ------
     CheckpointError
-        Truncated or altered, of another schema, or made for something else; names the file.
+        Truncated or altered, of another schema, or made for something else; names the file, and
+        what differs.
     """
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
@@ -47,7 +63,17 @@ def load_checkpoint(path: Path, made_for: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a checkpoint of schema {SCHEMA}")
     if data["made_for"] != made_for:
         raise CheckpointError(
-            f"{path}: made for other settings ({data['made_for']}, expected {made_for}); "
+            f"{path}: made for other settings ({_difference(data['made_for'], made_for)}); "
             "delete it, or use another work folder"
         )
     return data["content"]
+
+
+def _difference(given: MadeFor, expected: MadeFor) -> str:
+    if isinstance(given, str) and isinstance(expected, str):
+        return f"{given}, expected {expected}"
+    if isinstance(given, str) or isinstance(expected, str):
+        return "by another version of this package"
+    keys = [k for k in {**expected, **given} if given.get(k) != expected.get(k)]
+    told = [f"{k} {given.get(k, 'unknown')}, expected {expected.get(k, 'none')}" for k in keys]
+    return "; ".join(told[:_SHOWN] + ["…"] * (len(told) > _SHOWN))

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import parallel
 from ..hyperspace import ConvStep, LinearStep, PoolStep, SqueezeExciteStep, Step
 from ..quant import ActivationQuantizer, Quantizer, WeightQuantizer
 
@@ -186,7 +187,7 @@ def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """BatchNorm over the first channels of `norm`, whose statistics are updated in place."""
     c = x.shape[1]
     assert norm.running_mean is not None and norm.running_var is not None
-    return F.batch_norm(
+    return parallel.batch_norm(
         x,
         norm.running_mean[:c],
         norm.running_var[:c],

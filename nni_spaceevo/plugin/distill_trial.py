@@ -2,7 +2,9 @@
 
 NNI runs `python3 -m nni_spaceevo.plugin.distill_trial --job spaceevo.yaml` in its copy of
 `trialCodeDirectory`, on whichever machine it has chosen. A killed trial continues with the epoch in
-which it was, if it is started again on a machine that sees its checkpoint.
+which it was, if it is started again on a machine that sees its checkpoint. With `torchrun
+--nproc-per-node N -m` for `python3 -m`, N processes work on the task together, of which the first
+one talks to NNI.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SpaceEvoError
-from ..jobs.distillation import distilled_rows
+from ..jobs.distillation import distilled_rows, is_first_process
 from ..jobs.job import Job
 from ..lut.merge import StageRows, task_cells
 from . import seam
@@ -57,14 +59,21 @@ def metrics_of(found: StageRows) -> dict[str, Any]:
     }
 
 
-def run(job: Job) -> StageRows:
-    """Distil the task that NNI has for this trial and report it; returns its rows.
+def run(job: Job) -> StageRows | None:
+    """Distil the task that NNI has for this trial and report it.
+
+    Returns
+    -------
+    its rows; None in other processes than the first
 
     Raises
     ------
     SpaceEvoError
         Not started by NNI, a task of another hyperspace, or the distillation failed.
     """
+    if not is_first_process():
+        distilled_rows(str(job.path), None)
+        return None
     trial = seam.ThisTrial()
     cells, task = task_cells(job.hyperspace), trial.parameters.get("task")
     if task not in cells:
@@ -75,6 +84,7 @@ def run(job: Job) -> StageRows:
     found = distilled_rows(
         str(job.path), cells[task], lambda loss: trial.report_intermediate(curve_point(loss))
     )
+    assert found is not None
     trial.report_final(metrics_of(found))
     return found
 
@@ -89,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpaceEvoError as error:
         print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
         return 1
-    print(f"{found.outcome}, {len(found.rows)} sub-stages", flush=True)
+    if found is not None:
+        print(f"{found.outcome}, {len(found.rows)} sub-stages", flush=True)
     return 0
 
 

@@ -90,6 +90,8 @@ class DistillTuner(GuardedTuner):
         self._open = set(self._queue)
         self._running: dict[int, str] = {}
         self._attempts: Counter[str] = Counter()
+        # Tasks that have failed too often, with the reason; the others go on without them.
+        self._given_up: dict[str, str] = {}
         # Requests of NNI's that found nothing to do: a task that fails is handed out to these.
         self._idle: list[int] = []
         self._send: Callable[[int, dict[str, Any]], None] | None = None
@@ -145,7 +147,13 @@ class DistillTuner(GuardedTuner):
             self._take(value)
 
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
-        """Hand a task without rows out again; after the third time, raise `ExperimentError`."""
+        """Hand a task without rows out again, up to three times.
+
+        Raises
+        ------
+        ExperimentError
+            A task has failed three times, and no other was done before or is left to do.
+        """
         with self._guarded():
             self._settle()
             self._employ()
@@ -179,12 +187,14 @@ class DistillTuner(GuardedTuner):
                 f"`{TRIAL_COMMAND} {self.job.path.name}`"
             )
         # A task that was lost and handed out again can come twice; the first result counts.
-        if value["task"] not in self._open and value["task"] in self._rows.tasks:
+        is_known = value["task"] in self._rows.tasks
+        if is_known and value["task"] not in {*self._open, *self._given_up}:
             return
         origin = f"the trial of {value['task']}"
         found = StageRows.unpacked(value["rows"], origin)
         self._rows.add(found, origin)
         self._open.discard(found.task)
+        self._given_up.pop(found.task, None)
         self._queue = [task for task in self._queue if task != found.task]
 
     def _settle(self) -> None:
@@ -207,10 +217,11 @@ class DistillTuner(GuardedTuner):
         # one waits: NNI still has it, and gives it to the next trial, whatever that one is for.
         self._queue = [*lost, *self._queue] if has_failed else [*self._queue, *lost]
         if not self._open and not self._running:
+            self._require_all()
             self._complete(port)
 
     def _lost(self, trials: list[seam.Trial]) -> list[str]:
-        """Tasks that no trial has any more; raises `ExperimentError` after the third attempt.
+        """Tasks that no trial has any more, but for those that are given up now.
 
         Off the local platform, NNI can hand one trial's task to another (see `seam.ThisTrial`). So
         a task is lost only if more are out than there are trials.
@@ -218,15 +229,28 @@ class DistillTuner(GuardedTuner):
         out = [t for t in self._rows.tasks if t in self._open and t not in self._queue]
         unnamed = [task for task in out if task not in self._running.values()]
         lost = unnamed[: max(len(out) - len(self._running), 0)]
-        for task in lost:
-            if self._attempts[task] >= _ATTEMPTS:
-                of_it = [t for t in trials if t.is_over and t.parameters.get("task") == task]
-                raise ExperimentError(
-                    f"{task}: {_ATTEMPTS} trials have ended without a result; "
-                    f"{last_words(of_it[-1] if of_it else None)}; "
-                    "`nnictl stop` and `nnictl resume` try again"
-                )
+        for task in [task for task in lost if self._attempts[task] >= _ATTEMPTS]:
+            lost.remove(task)
+            self._give_up(task, trials)
         return lost
+
+    def _give_up(self, task: str, trials: list[seam.Trial]) -> None:
+        """Leave a task out, and say why."""
+        of_it = [t for t in trials if t.is_over and t.parameters.get("task") == task]
+        self._open.discard(task)
+        self._given_up[task] = (
+            f"{task}: {_ATTEMPTS} trials have ended without a result; "
+            f"{last_words(of_it[-1] if of_it else None)}"
+        )
+        if len(self._open) + len(self._given_up) == len(self._rows.tasks):
+            # Nothing has worked yet: the mistake is the job's rather than the task's.
+            self._require_all()
+        print_error(f"{self._given_up[task]}; the other tasks go on")
+
+    def _require_all(self) -> None:
+        if self._given_up:
+            reasons = "; ".join(self._given_up.values())
+            raise ExperimentError(f"{reasons}; `nnictl stop` and `nnictl resume` try again")
 
     def _complete(self, port: int | None) -> None:
         if self._is_complete:

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .. import parallel
 from ..errors import QuantizationError
 
 ACTIVATION_RANGE = (0, 255)
@@ -74,9 +75,10 @@ class ActivationQuantizer(Quantizer):
             self.zero_point = nn.Parameter(torch.zeros(1))
 
     def initialize(self, x: Tensor) -> None:
-        """Take the range of `x`, any shape."""
-        low = torch.zeros(()) if self.unsigned else x.detach().amin().clamp_max(0)
-        high = x.detach().amax().clamp_min(0)
+        """Take the range of `x`, any shape; of the whole batch if several processes share it."""
+        least, greatest = parallel.extent(x)
+        low = torch.zeros(()) if self.unsigned else least.clamp_max(0)
+        high = greatest.clamp_min(0)
         scale = ((high - low) / ACTIVATION_RANGE[1]).clamp_min(_SMALLEST_SCALE)
         self.zero_point.data.copy_((-low / scale).reshape(1))
         self._set_scale(scale.reshape(1))
@@ -85,6 +87,9 @@ class ActivationQuantizer(Quantizer):
         """Fake-quantized `x`, same shape; `x` itself while not enabled."""
         if not self.enabled:
             return x
+        if x.dtype.itemsize < 4:
+            # bfloat16, in which a convolution may have computed it, has no room for 256 levels.
+            x = x.float()
         if not self.initialized:
             self._require_training()
             self.initialize(x)
@@ -93,7 +98,10 @@ class ActivationQuantizer(Quantizer):
             return torch.fake_quantize_per_tensor_affine(
                 x, self.scale.detach(), zero_point, *ACTIVATION_RANGE
             )
-        factor = 1 / math.sqrt(x.numel() * ACTIVATION_RANGE[1])
+        if not x.numel():
+            # A process without images. Its gradients are 0, for which torch has the scale itself.
+            return x * self.scale + self.zero_point
+        factor = 1 / math.sqrt(parallel.elements(x) * ACTIVATION_RANGE[1])
         return torch._fake_quantize_learnable_per_tensor_affine(
             x, self.scale, self.zero_point, *ACTIVATION_RANGE, factor
         )

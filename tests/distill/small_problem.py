@@ -26,10 +26,12 @@ class Small:
     data: ImageData
     teacher: Teacher
 
-    def run(self, folder: Path, config: DistillConfig = DISTILL) -> StageRun:
+    def run(
+        self, folder: Path, config: DistillConfig = DISTILL, features: Path | None = None
+    ) -> StageRun:
         """A distillation run of stage 2, block type 1."""
         task = StageTask(self.hyperspace, 1, 1, self.teacher, self.data, seed=3)
-        return StageRun(task, config, folder)
+        return StageRun(task, config, folder, features)
 
 
 def few_digits() -> ImageData:

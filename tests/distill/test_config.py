@@ -12,6 +12,7 @@ from nni_spaceevo.distill.config import (
     teacher_config,
 )
 from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.files import convert
 
 
 @pytest.mark.parametrize(
@@ -25,12 +26,26 @@ from nni_spaceevo.errors import ConfigError
         (DistillConfig, {"learning_rate_int8": -1.0}),
         (DistillConfig, {"batch_size": 1}),
         (DistillConfig, {"random_substages": -1}),
+        (DistillConfig, {"cache_gb": -1.0}),
+        (DistillConfig, {"cache_gb": float("inf")}),
     ],
     ids=str,
 )
 def test_values_that_cannot_train_are_refused(record, wrong):
     with pytest.raises(ConfigError, match="must be"):
         record(**wrong)
+
+
+def test_what_decides_results_is_neither_where_nor_how_fast_they_come():
+    plain = DistillConfig()
+    assert DistillConfig(device="cpu", cache_gb=3).deciding == plain.deciding
+    assert DistillConfig(mixed_precision=True).deciding != plain.deciding
+    assert DistillConfig(batch_size=32).deciding != plain.deciding
+
+
+def test_an_unknown_device_is_refused_with_its_key():
+    with pytest.raises(ConfigError, match=r"job: Invalid enum value 'gpu' - at `\$\.device`"):
+        convert({"device": "gpu"}, DistillConfig, "job")
 
 
 def test_a_teacher_is_pretrained_if_it_names_a_model():

@@ -1,5 +1,6 @@
 """Block-wise distillation: it learns, it is reproducible, and it survives kills."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -9,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import ImageFolderData, folder
 from nni_spaceevo.distill.stage import StageRun, StageTask
 from nni_spaceevo.distill.teachers.graph import TracedModel
 from nni_spaceevo.distill.teachers.pretrained import ImageAdapter, PretrainedTeacher
-from nni_spaceevo.errors import CheckpointError, TrainingError
+from nni_spaceevo.errors import CheckpointError, FileAccessError, TrainingError
 from nni_spaceevo.quant import Quantizer, uninitialized
 
 from .data.folders import write_images
@@ -85,33 +87,76 @@ def test_a_run_stopped_after_any_epoch_continues_to_the_same_bits(finished, smal
 
 
 KILLED = """
-import sys
+import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from distill.small_problem import small_problem
-small_problem(Path(sys.argv[1])).run(Path(sys.argv[1])).run()
+folder, tests, cache_gb = sys.argv[1:]
+sys.path.insert(0, tests)
+import msgspec
+from distill.small_problem import DISTILL, small_problem
+folder, config = Path(folder), msgspec.structs.replace(DISTILL, cache_gb=float(cache_gb))
+def report(loss):
+    print(loss.epoch, flush=True)
+small_problem(folder).run(folder, config, folder / "features").run(report)
 """
 
 
 @pytest.mark.slow
-def test_a_process_killed_with_9_at_any_moment_is_continued_to_the_same_bits(
-    finished, small, tmp_path
-):
+@pytest.mark.parametrize("cache_gb", ["0", "0.0007"], ids="cache of {} GB".format)
+def test_a_process_killed_with_9_is_continued_to_the_same_bits(finished, small, tmp_path, cache_gb):
+    """Killed after one epoch, between the phases, and in the second; a cache may be too small."""
     tests = Path(__file__).parents[1]
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(tests)]
-    for delay in (4.0, 4.7, 5.5, 6.5):
-        process = subprocess.Popen(command)
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(tests), cache_gb]
+    for epoch, delay in ((0, 0.2), (1, 0.0), (2, 0.3)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while process.stdout.readline().strip() != str(epoch):
+            assert process.poll() is None
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert equal(weights(small.run(tmp_path).run()), finished[2])
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_continues(finished, small, tmp_path):
+    def fill(loss):
+        disk.enter_context(full_disk(20_000))
+
+    with (
+        contextlib.ExitStack() as disk,
+        pytest.raises(FileAccessError, match=r"stage2_mbv2_res\.pt: cannot write \(File too large"),
+    ):
+        small.run(tmp_path).run(fill)
+    assert [p.name for p in tmp_path.iterdir()] == ["stage2_mbv2_res.pt"]
+    continued = small.run(tmp_path)
+    assert len(continued.losses) == 1
+    assert equal(weights(continued.run()), finished[2])
+
+
+def test_batches_of_an_epoch_are_those_of_every_block_type_and_stage(small):
+    tasks = [
+        StageTask(small.hyperspace, stage, block, small.teacher, small.data, seed=3)
+        for stage, block in ((0, 0), (1, 2))
+    ]
+    a, b = (task.batches(48, epoch=1) for task in tasks)
+    assert [len(batch) for batch in a] == [48, 48, 48, 16]
+    for one, other in zip(a, b, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert (one.resolution, one.seeds) == (other.resolution, other.seeds)
+    assert torch.cat([batch.index for batch in a]).unique().numel() == small.data.train_size
+    assert {batch.resolution for batch in a} <= set(small.hyperspace.distill_resolutions)
+    other = [tasks[0].batches(48, 2), replace(tasks[0], seed=4).batches(48, 1)]
+    assert all(not torch.equal(batches[0].index, a[0].index) for batches in other)
+    assert all(batches[0].seeds != a[0].seeds for batches in other)
 
 
 def test_a_run_of_other_settings_is_refused_by_name(small, tmp_path):
     small.run(tmp_path).run()
     other = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=32)
-    with pytest.raises(CheckpointError, match=r"stage2_mbv2_res\.pt: made for other settings"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"stage2_mbv2_res\.pt: made for other settings \(distill\.epochs_fp32 2, expected 1; "
+        r"distill\.epochs_int8 2, expected 1\); delete it, or use",
+    ):
         small.run(tmp_path, config=other)
 
 
@@ -145,5 +190,5 @@ def test_a_stage_learns_from_a_folder_and_continues_to_the_same_bits(small, tmp_
 def test_a_run_on_other_images_is_refused(small, tmp_path):
     small.run(tmp_path).run()
     other = replace(small, data=replace(small.data, train_images=small.data.train_images + 1))
-    with pytest.raises(CheckpointError, match="made for other settings"):
+    with pytest.raises(CheckpointError, match=r"made for other settings \(images \w+, expected"):
         other.run(tmp_path)

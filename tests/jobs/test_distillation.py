@@ -1,5 +1,9 @@
 """What a job's distillation will be, and the distillation of all its stages."""
 
+import re
+import shutil
+from pathlib import Path
+
 import pytest
 from distill.data.folders import write_images
 from distill.teachers.test_models import needs_lite
@@ -8,7 +12,8 @@ from distill.teachers.test_pretrained import STAGES
 from nni_spaceevo.cli import main
 from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.hyperspace import load_hyperspace
-from nni_spaceevo.jobs.distillation import cells, plan, prepared_teacher
+from nni_spaceevo.jobs.distillation import cells, prepared_teacher, rows_folder
+from nni_spaceevo.jobs.plan import plan
 from nni_spaceevo.jobs.prepare import lut_recipe
 
 from .small_job import write_small_job
@@ -33,12 +38,13 @@ def own_job(folder, **changes):
 def test_a_dry_run_shows_every_stage_and_writes_nothing(folder):
     job = own_job(folder, teacher={"model": "own_parts:trained_tiny", "quantize": True})
     text = plan(job)
-    assert text.splitlines()[:3] == [
+    assert text.splitlines()[:4] == [
         "Images   own_parts:grey_images: 48 to train on, 24 held out, 1 channels",
         "Teacher  own_parts:trained_tiny, weights of its own; quantized with LSQ+ first",
         "Blocks   mbv1_dual, mbv2_res, resnet, in every stage",
+        "Device   CPU, float32",
     ]
-    rows = [line.split("  ") for line in text.splitlines()[4:8]]
+    rows = [line.split("  ") for line in text.splitlines()[5:9]]
     assert [[cell.strip() for cell in row if cell] for row in rows] == [
         ["stage", "teacher nodes", "widths", "8 px", "16 px"],
         *(
@@ -76,7 +82,7 @@ def test_an_imagenet_teacher_with_folders_of_images(tmp_path):
     )
     text = plan(job)
     assert "image_folder: 12 to train on, 12 held out, 3 channels" in text
-    last = text.splitlines()[10].split()
+    last = text.splitlines()[11].split()
     assert last[:4] == ["stage6", "_blocks.14.add", "→", "_blocks.15._bn2"]
     assert last[4:16] == ["192", "→", "320", "5", "→", "5", "6", "→", "6", "7", "→", "7"]
     assert f"{len(load_hyperspace('onnxw').block_types) * 6} tasks" in text
@@ -138,3 +144,72 @@ def test_distil_does_all_stages(folder, capsys):
     assert "Teacher: quantized with LSQ+; NSR loss" in out
     assert "162 sub-stages, mean INT8 NSR loss" in out
     assert len(list(job.work.rglob("*.pt"))) == 1 + len(cells(job))
+
+
+@pytest.fixture
+def smooth_job(tmp_path, monkeypatch):
+    """A job whose teacher can be made to fail in a stage."""
+    shutil.copy(Path(__file__).with_name("smooth_parts.py"), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return write_small_job(
+        tmp_path,
+        teacher={"model": "smooth_parts:Smooth"},
+        dataset="smooth_parts:images",
+        distill={"epochs_fp32": 1, "epochs_int8": 1, "batch_size": 25, "cache_gb": 0.1},
+    )
+
+
+@pytest.mark.slow
+def test_tasks_that_fail_leave_the_others_alone_and_are_the_only_ones_done_again(
+    smooth_job, capsys
+):
+    fault = smooth_job.path.with_name("fault")
+    fault.write_text("nan 1")
+    command = ["distill", "--job", str(smooth_job.path)]
+    assert main(command) == 1
+    told = capsys.readouterr()
+    assert "spaceevo: 3 of 9 tasks failed; the others are done" in told.err
+    reason = re.search(r"\n  (stage2_\w+, stage2_\w+, stage2_\w+): (.*)\n", told.err)
+    assert reason[2] == "NSR loss is not finite in fp32 epoch 1; lower the learning rate"
+    rows = rows_folder(smooth_job)
+    failed = ["stage2_mbv1_dual", "stage2_mbv2_res", "stage2_resnet"]
+    assert rows.missing() == sorted(reason[1].split(", ")) == failed
+    # Two stages of three block types, four batches each.
+    assert re.search(r"Teacher's features: \d+ of 24 batches came from the cache", told.out)
+
+    fault.unlink()
+    before = {p: p.stat().st_mtime_ns for p in rows.path.glob("*.json")}
+    assert main(command) == 0
+    assert rows.missing() == []
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert "162 sub-stages, mean INT8 NSR loss" in capsys.readouterr().out
+
+
+def test_an_image_that_cannot_be_read_is_named_with_its_tasks(smooth_job, capsys):
+    smooth_job.path.with_name("fault").write_text("image 0")
+    assert main(["distill", "--job", str(smooth_job.path)]) == 1
+    error = capsys.readouterr().err
+    assert "spaceevo: 9 of 9 tasks failed" in error
+    tasks = ", ".join(rows_folder(smooth_job).tasks)
+    assert sorted(error.rpartition("\n  ")[2].partition(": ")[0].split(", ")) == sorted(
+        tasks.split(", ")
+    )
+    assert error.endswith(": a.jpg: not a readable image\n")
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_starts(smooth_job, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    job = write_small_job(smooth_job.path.parent, distill={"device": "cuda"})
+    for more in (["--dry-run"], []):
+        assert main(["distill", "--job", str(job.path), *more]) == 1
+        assert "device is cuda, but torch" in capsys.readouterr().err
+
+
+def test_where_it_is_done_makes_no_other_rows(folder):
+    def made_with(**distill):
+        return rows_folder(own_job(folder, distill=distill)).made_with
+
+    assert made_with(device="cpu", cache_gb=1) == made_with()
+    assert made_with(mixed_precision=True) != made_with()

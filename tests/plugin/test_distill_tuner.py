@@ -227,6 +227,28 @@ def test_the_third_failure_of_a_task_ends_the_experiment_with_its_log(
     assert nni.errors[0].startswith("SpaceEvo: stage1_mbv1_dual: 3 trials have ended")
 
 
+def test_a_task_that_fails_three_times_leaves_the_others_alone(
+    nni: Manager, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(seam, "trial_log", lambda trial: tmp_path / "none")
+    tasks = list(task_cells(job.hyperspace))
+    nni.ask()
+    nni.succeed(0)
+    for i in range(1, 4):
+        assert nni.ask() == [tasks[1]]
+        nni.fail(i)
+    assert nni.errors == []
+    for i in range(4, 4 + len(tasks) - 3):
+        nni.ask()
+        nni.succeed(i)
+    assert nni.ask() == [tasks[-1]]
+    with pytest.raises(ExperimentError, match=rf"^{tasks[1]}: 3 trials .* `nnictl resume` try"):
+        nni.succeed(len(tasks) + 1)
+    assert rows_folder(job).missing() == [tasks[1]]
+    assert nni.finished_with == []
+    assert not job.lut_path.exists()
+
+
 def test_rows_that_do_not_fit_end_the_experiment(nni: Manager, job: Job) -> None:
     nni.ask()
     foreign = metrics_of(synthetic_stage_rows(job.hyperspace, "stage1_resnet", "elsewhere"))

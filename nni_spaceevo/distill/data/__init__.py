@@ -1,7 +1,7 @@
 """Images to distil with: what a dataset is, and those that a job can name."""
 
 from .folder import ImageFolderData
-from .images import ImageData, Images, batches, normalized, resize, to_channels
+from .images import ImageData, Images, batches, image_seeds, normalized, resize, to_channels
 from .sources import load_dataset
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ImageFolderData",
     "Images",
     "batches",
+    "image_seeds",
     "load_dataset",
     "normalized",
     "resize",

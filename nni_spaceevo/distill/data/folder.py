@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import ConfigError, FileAccessError
 from ...files import digest
-from .images import normalized, seeded, seeds
+from .images import normalized, seeded
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,11 +72,10 @@ class ImageFolderData:
         return digest("\n".join(parts))
 
     def train_batch(
-        self, index: Tensor, resolution: int, rng: np.random.Generator | None = None
+        self, index: Tensor, resolution: int, seeds: Sequence[int] | None = None
     ) -> Tensor:
         """See `Images.train_batch`."""
-        paths = [self._train[i][0] for i in index.tolist()]
-        return _batch(paths, resolution, None if rng is None else seeds(rng, len(paths)))
+        return _batch([self._train[i][0] for i in index.tolist()], resolution, seeds)
 
     def test_batch(self, index: Tensor, resolution: int) -> Tensor:
         """See `Images.test_batch`."""
@@ -109,9 +108,10 @@ def _labels(samples: list[tuple[str, int]]) -> Tensor:
     return torch.tensor([label for _, label in samples])
 
 
-def _batch(paths: list[str], resolution: int, drawn: Sequence[int] | None) -> Tensor:
+def _batch(paths: list[str], resolution: int, seeds: Sequence[int] | None) -> Tensor:
     with ThreadPoolExecutor(_THREADS) as pool:
-        images = pool.map(_image, paths, repeat(resolution), drawn or repeat(None))
+        drawn = repeat(None) if seeds is None else seeds
+        images = pool.map(_image, paths, repeat(resolution), drawn)
         return torch.stack(list(images))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar, runtime_checkable
@@ -72,12 +72,19 @@ class Images(Protocol):
         """See the class."""
 
     def train_batch(
-        self, index: Tensor, resolution: int, rng: np.random.Generator | None = None
+        self, index: Tensor, resolution: int, seeds: Sequence[int] | None = None
     ) -> Tensor:
         """Training images (len(index), channels, resolution, resolution), normalized.
 
-        They are augmented if `rng` is given, and by what it draws alone. The first indices are
-        of all kinds of images, for a few of them are taken to stand for all.
+        They are augmented if there are seeds, each by its own seed alone, so that it does not
+        matter which images are asked for together. The first indices are of all kinds of images,
+        for a few of them are taken to stand for all.
+
+        Parameters
+        ----------
+        index : of images, int64
+        resolution : in pixels
+        seeds : as many as images, 0 to 2^63 - 1
         """
 
     def test_batch(self, index: Tensor, resolution: int) -> Tensor:
@@ -134,12 +141,12 @@ class ImageData:
         return digest(str((self.mean, self.std)), *contents)
 
     def train_batch(
-        self, index: Tensor, resolution: int, rng: np.random.Generator | None = None
+        self, index: Tensor, resolution: int, seeds: Sequence[int] | None = None
     ) -> Tensor:
         """See `Images.train_batch`."""
         images = self.train_images[index]
-        if self.augment is not None and rng is not None:
-            drawn = zip(images, seeds(rng, len(images)), strict=True)
+        if self.augment is not None and seeds is not None:
+            drawn = zip(images, seeds, strict=True)
             images = torch.stack([seeded(seed, self.augment, image) for image, seed in drawn])
         return self._ready(images, resolution)
 
@@ -153,9 +160,10 @@ class ImageData:
         return resize(images, resolution)
 
 
-def seeds(rng: np.random.Generator, count: int) -> list[int]:
-    """One seed an image, so that it does not matter which thread augments which image."""
-    return [int(seed) for seed in rng.integers(2**63, size=count)]
+def image_seeds(rng: np.random.Generator, count: int) -> list[int]:
+    """Seeds of augmentation, one an image."""
+    drawn: list[int] = rng.integers(2**63, size=count).tolist()
+    return drawn
 
 
 def seeded(seed: int, draw: Callable[..., T], *arguments: object) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -77,9 +77,14 @@ class PretrainedTeacher(nn.Module):
         self._fingerprint = ""
         self._parts.clear()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PretrainedTeacher:
+        # As it moves to another device; the parts have buffers of their own.
+        self._parts.clear()
+        return super()._apply(fn, recurse)
+
     def _hash(self) -> str:
         state = self.trunk.state_dict()
-        tensors = (v.numpy().tobytes() for v in state.values())
+        tensors = (v.cpu().numpy().tobytes() for v in state.values())
         return digest(str(self.nodes), str(self.images), *state, *tensors)
 
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import TrainingError
-from ...files import digest
 from ...network.checkpoint import load_checkpoint, save_checkpoint
 from ...quant import FP32, INT8, ActivationQuantizer, Quantizer, WeightQuantizer, set_precision
-from ..data import Images
+from ..data import Images, image_seeds
 from ..loss import nsr_loss
 from .pretrained import PretrainedTeacher
 
@@ -74,7 +73,12 @@ def quantize_teacher(
     CheckpointError
         `path` is damaged, or of another teacher or other images.
     """
-    made_for = digest(teacher.fingerprint, data.fingerprint, str(resolutions), str(seed))
+    made_for = {
+        "teacher": teacher.fingerprint,
+        "images": data.fingerprint,
+        "resolutions": str(resolutions),
+        "seed": str(seed),
+    }
     for name, module in list(teacher.trunk.named_modules()):
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             teacher.trunk.set_submodule(name, QuantizedLayer(module))
@@ -105,11 +109,12 @@ def _learn(
 ) -> tuple[float, float]:
     """Learn the ranges; returns the loss on the first images before and after."""
     rng = np.random.default_rng(seed)
+    (of_images,) = rng.spawn(1)
 
     def batch(resolution: int) -> Tensor:
         count = min(_BATCH, data.train_size)
         index = torch.from_numpy(rng.choice(data.train_size, count, replace=False))
-        return data.train_batch(index, resolution, rng)
+        return data.train_batch(index, resolution, image_seeds(of_images, count))
 
     first = [batch(resolution) for resolution in resolutions]
     _observe(teacher, first)

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, TrainingError
-from ...files import digest, to_json
+from ...files import digest, plain
 from ...hyperspace import Hyperspace
-from ...network.checkpoint import load_checkpoint, save_checkpoint
+from ...network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..config import TeacherConfig
-from ..data import Images, batches, to_channels
+from ..data import Images, batches, image_seeds, to_channels
 from .protocol import borders
 
 Progress = Callable[[str], None]
@@ -92,7 +92,7 @@ class Teacher(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of the weights."""
-        return digest(*(v.numpy().tobytes() for v in self.state_dict().values()))
+        return digest(*(v.cpu().numpy().tobytes() for v in self.state_dict().values()))
 
 
 @torch.no_grad()
@@ -143,8 +143,12 @@ def train_teacher(
     CheckpointError
         `path` is damaged or was trained with other settings.
     """
-    parts = (hyperspace.fingerprint, to_json(config), str(seed), data.fingerprint)
-    made_for = digest(*filter(None, parts))
+    made_for = {
+        "hyperspace": hyperspace.fingerprint,
+        "images": data.fingerprint,
+        "seed": str(seed),
+        **settings("teacher", plain(config)),
+    }
     torch.manual_seed(seed)
     teacher = new_teacher(hyperspace, data, config)
     optimizer = torch.optim.AdamW(teacher.parameters(), config.learning_rate, weight_decay=0.01)
@@ -174,6 +178,7 @@ def _epoch(
 ) -> float:
     # Randomness depends on the epoch alone, so that a continued run draws what this one draws.
     rng = np.random.default_rng([seed, epoch])
+    (of_images,) = rng.spawn(1)
     teacher.train()
     assert data.train_labels is not None
     total, steps = 0.0, list(batches(data.train_size, config.batch_size, rng))
@@ -182,7 +187,8 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * one_cycle(done)
         resolution = int(rng.choice(hyperspace.distill_resolutions))
-        logits = teacher(data.train_batch(index, resolution, rng))
+        images = data.train_batch(index, resolution, image_seeds(of_images, len(index)))
+        logits = teacher(images)
         loss = F.cross_entropy(logits, data.train_labels[index], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()

@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from nni_spaceevo.distill.data import ImageFolderData, Images, folder
+from nni_spaceevo.distill.data import ImageFolderData, Images, folder, image_seeds
 from nni_spaceevo.errors import ConfigError, FileAccessError
 
 from .folders import write_images
 
 ALL = torch.arange(12)
+
+
+def seeds(seed):
+    return image_seeds(np.random.default_rng(seed), len(ALL))
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def test_a_folder_is_images_with_labels(data):
     assert isinstance(data, Images)
     assert (data.train_size, data.test_size, data.classes) == (12, 12, 2)
     assert torch.bincount(data.train_labels).tolist() == [6, 6]
-    batch = data.train_batch(ALL, 16, np.random.default_rng(0))
+    batch = data.train_batch(ALL, 16, seeds(0))
     assert batch.shape == (12, 3, 16, 16)
     # The second class is the brighter one, so labels and images go together.
     means = batch.mean((1, 2, 3))
@@ -38,9 +42,14 @@ def test_the_same_is_drawn_by_any_number_of_threads(data, monkeypatch):
     batches = []
     for threads in (1, 3, 8):
         monkeypatch.setattr(folder, "_THREADS", threads)
-        batches.append(data.train_batch(ALL, 16, np.random.default_rng(4)))
+        batches.append(data.train_batch(ALL, 16, seeds(4)))
     assert all(torch.equal(batches[0], b) for b in batches[1:])
-    assert not torch.equal(batches[0], data.train_batch(ALL, 16, np.random.default_rng(5)))
+    assert not torch.equal(batches[0], data.train_batch(ALL, 16, seeds(5)))
+
+
+def test_an_image_is_drawn_by_its_own_seed_whatever_is_asked_for_beside_it(data):
+    whole, some = data.train_batch(ALL, 16, seeds(4)), slice(5, 9)
+    assert torch.equal(data.train_batch(ALL[some], 16, seeds(4)[some]), whole[some])
 
 
 def test_held_out_images_and_calibration_are_not_augmented(data):
@@ -85,4 +94,4 @@ def test_a_truncated_image_is_one_error_naming_the_file(data, tmp_path, kept):
     damaged = tmp_path / "train" / "class1" / "2.jpg"
     damaged.write_bytes(damaged.read_bytes()[:kept])
     with pytest.raises(FileAccessError, match=r"class1/2\.jpg: not a readable image.*expected a"):
-        data.train_batch(ALL, 16, np.random.default_rng(0))
+        data.train_batch(ALL, 16, seeds(0))

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from nni_spaceevo.distill.data import ImageData, Images, batches, normalized, resize, to_channels
+from nni_spaceevo.distill.data import (
+    ImageData,
+    Images,
+    batches,
+    image_seeds,
+    normalized,
+    resize,
+    to_channels,
+)
 from nni_spaceevo.distill.data.images import seeded
 from nni_spaceevo.errors import ConfigError
 
@@ -38,15 +46,16 @@ def test_every_channel_has_its_mean():
     assert found[:, 0, 0].tolist() == [1.0, 1.0, 0.0]
 
 
-def test_augmentation_depends_on_the_generator_alone():
+def test_augmentation_depends_on_each_images_seed_alone():
     data = noise(augment=v2.RandomCrop(8, padding=4))
-    index = torch.arange(20)
+    index, some = torch.arange(20), slice(7, 12)
+    one, other = (image_seeds(np.random.default_rng(seed), 20) for seed in (5, 6))
     torch.manual_seed(1)
-    a = data.train_batch(index, 8, np.random.default_rng(5))
+    a = data.train_batch(index, 8, one)
     torch.manual_seed(2)
-    b, c = (data.train_batch(index, 8, np.random.default_rng(seed)) for seed in (5, 6))
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
+    assert torch.equal(a, data.train_batch(index, 8, one))
+    assert torch.equal(a[some], data.train_batch(index[some], 8, one[some]))
+    assert not torch.equal(a, data.train_batch(index, 8, other))
     assert torch.equal(data.train_batch(index, 8), data.train_batch(index, 8))
 
 

@@ -26,6 +26,19 @@ def blur():
 
 def number():
     return 3
+
+def shifted():
+    import torch
+
+    class Shifted(type(tiny())):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("shift", torch.ones(3, 1, 1))
+
+        def forward(self, images):
+            return super().forward(images + self.shift)
+
+    return Shifted()
 """
 
 
@@ -55,6 +68,15 @@ def test_an_own_module_is_read_where_its_stages_end(folder):
     assert found.source == "own_teacher:tiny, weights of its own"
     assert not any(p.requires_grad for p in found.parameters())
     assert len(check_teacher(found, synthetic_hyperspace(), grey_images())) == 3
+
+
+def test_a_teacher_moves_to_a_device_with_all_that_it_has(folder):
+    found = teacher(folder, model="own_teacher:shifted")
+    images = grey_images().test_batch(torch.arange(2), 16)
+    found.stage_features(images, 1)
+    # A device that is everywhere, and that computes shapes alone.
+    found.to("meta")
+    assert [f.device.type for f in found.stage_features(images.to("meta"), 1)] == ["meta"] * 2
 
 
 def test_features_are_those_of_the_network_on_normalized_colours(folder, monkeypatch):

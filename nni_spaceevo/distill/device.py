@@ -1,0 +1,44 @@
+"""Where distillation computes, and in which numbers."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from ..errors import ConfigError
+from .config import DistillConfig
+
+
+def training_device(config: DistillConfig) -> torch.device:
+    """The CPU, or the GPU that is this process's: number `LOCAL_RANK`, which `torchrun` sets.
+
+    Raises
+    ------
+    ConfigError
+        A GPU is asked for, and torch sees none, or fewer than processes.
+    """
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"distill: device is cuda, but torch {torch.__version__} sees no GPU; expected a CUDA "
+            "build of torch, a driver and a GPU, or device: auto"
+        )
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(
+            f"distill: process {number + 1} of a machine that has {count} GPUs; start at most one "
+            f"a GPU (torchrun --nproc-per-node {count}), or give device: cpu"
+        )
+    return torch.device("cuda", number)
+
+
+def device_name(device: torch.device) -> str:
+    """A device for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def autocast(config: DistillConfig, device: torch.device) -> torch.autocast:
+    """Convolutions in bfloat16 if the settings want it; nothing otherwise."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision)
