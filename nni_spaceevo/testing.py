@@ -105,6 +105,8 @@ def synthetic_stage_rows(
         for resolution in hyperspace.distill_resolutions:
             for _ in range(rows_per_cell):
                 cin = int(rng.choice(hyperspace.input_widths(stage)))
-                rows.append(Row(s, b, w, resolution, cin, elastic.random(rng), rng.random()))
+                chain = elastic.random(rng)
+                rows.append(Row(s, b, w, resolution, cin, chain, rng.random(), 0.02, 0.01))
     made_for = f"{made_with} {teacher} {task}"
-    return StageRows.of(task, rows, made_with=made_with, teacher=teacher, made_for=made_for)
+    provenance = {"made_with": made_with, "teacher": teacher, "made_for": made_for}
+    return StageRows.of(task, rows, **provenance, held_out_images=640)

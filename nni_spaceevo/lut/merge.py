@@ -13,18 +13,19 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ..errors import ConfigError, LUTError, SpaceEvoError
-from ..files import Record, exclusive, read_json, to_json, write_atomically
+from ..files import Record, convert, exclusive, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, format_chain, parse_chain
 from .table import QuantizedLUT, Row
 
-SCHEMA = 1
+SCHEMA = 2
 Cell = tuple[int, int]
-PlainRow = tuple[int, int, int, int, int, str, float]
-# A task of a published hyperspace unpacks to 300 KB; nothing of ours comes near this.
+PlainRow = tuple[int, int, int, int, int, str, float, float | None, float | None]
+# A task of a published hyperspace unpacks to less than 1 MB; nothing of ours comes near this.
 _MOST_BYTES = 1 << 26
 
 
@@ -47,7 +48,8 @@ class StageRows(Record, frozen=True):
     made_with : fingerprint of the job's settings
     teacher : fingerprint of the teacher
     made_for : fingerprint of all that the rows depend on, images and task included
-    rows : stage, block, window, resolution, cin, chain, loss of each
+    held_out_images : how many each loss is the mean over
+    rows : stage, block, window, resolution, cin, chain, loss and its two errors of each; see `Row`
     """
 
     schema: int
@@ -55,21 +57,34 @@ class StageRows(Record, frozen=True):
     made_with: str
     teacher: str
     made_for: str
+    held_out_images: int
     rows: tuple[PlainRow, ...]
 
     def __post_init__(self) -> None:
-        if self.schema != SCHEMA:
-            raise ConfigError(f"rows schema {self.schema}; this version reads {SCHEMA}")
-        if not self.rows or not all(0 <= row[-1] < math.inf for row in self.rows):
-            raise ConfigError(f"{self.task}: no rows, or a loss that is not finite and at least 0")
+        _check_schema(self.schema)
+        figures = (value for row in self.rows for value in row[6:] if value is not None)
+        if not self.rows or not all(0 <= value < math.inf for value in figures):
+            raise ConfigError(
+                f"{self.task}: no rows, or a loss or error that is not finite and at least 0"
+            )
 
     @classmethod
     def of(
-        cls, task: str, rows: Iterable[Row], *, made_with: str, teacher: str, made_for: str
+        cls,
+        task: str,
+        rows: Iterable[Row],
+        *,
+        made_with: str,
+        teacher: str,
+        made_for: str,
+        held_out_images: int,
     ) -> StageRows:
         """The rows of a task as a record."""
         plain = tuple(
-            (r.stage, r.block, r.window, r.resolution, r.cin, format_chain(r.chain), float(r.loss))
+            (
+                *(r.stage, r.block, r.window, r.resolution, r.cin, format_chain(r.chain)),
+                *(float(r.loss), r.loss_error, r.paired_error),
+            )
             for r in rows
         )
         return cls(
@@ -78,17 +93,23 @@ class StageRows(Record, frozen=True):
             made_with=made_with,
             teacher=teacher,
             made_for=made_for,
+            held_out_images=held_out_images,
             rows=plain,
         )
 
     def values(self) -> list[Row]:
         """The rows as values."""
-        return [Row(*row[:5], parse_chain(row[5]), row[6]) for row in self.rows]
+        return [Row(*row[:5], parse_chain(row[5]), *row[6:]) for row in self.rows]
+
+    @property
+    def losses(self) -> list[float]:
+        """The quantized NSR losses."""
+        return [row[6] for row in self.rows]
 
     @property
     def mean_loss(self) -> float:
         """Mean quantized NSR loss."""
-        return math.fsum(row[-1] for row in self.rows) / len(self.rows)
+        return math.fsum(self.losses) / len(self.rows)
 
     @property
     def outcome(self) -> str:
@@ -96,7 +117,7 @@ class StageRows(Record, frozen=True):
         return f"{self.task}: INT8 NSR loss {self.mean_loss:.3f}"
 
     def packed(self) -> str:
-        """The record as a line of text, about 16 bytes a row."""
+        """The record as a line of text, about 30 bytes a row."""
         # NNI cuts what it receives at `#` and at `//`, taking them for comments, also within text.
         return base64.urlsafe_b64encode(zlib.compress(msgspec.json.encode(self), 9)).decode()
 
@@ -185,8 +206,9 @@ class RowsFolder:
         Raises
         ------
         LUTError
-            A source has no rows; rows are damaged, of another hyperspace, made with other settings
-            or another teacher, or differ from rows of the same task. Nothing was changed.
+            A source has no rows; rows are damaged, of another hyperspace, made with other
+            settings, another teacher or other images, or differ from rows of the same task. Nothing
+            was changed.
         LockedError
             Another process is writing this folder.
         """
@@ -199,7 +221,7 @@ class RowsFolder:
         if missing := self.missing():
             raise LUTError(f"{self.path}: no rows yet for {', '.join(missing)}")
         found = [rows for task in self.tasks if (rows := self.find(task)) is not None]
-        _check_teachers([(str(self.file(rows.task)), rows) for rows in found])
+        _check_alike([(str(self.file(rows.task)), rows) for rows in found])
         return found
 
     def lut(self, images: str, made_with: str) -> QuantizedLUT:
@@ -213,12 +235,13 @@ class RowsFolder:
         Raises
         ------
         LUTError
-            Rows are missing, damaged, or of different teachers.
+            Rows are missing, damaged, or of different teachers or images.
         """
         complete = self.complete()
         rows = [row for part in complete for row in part.values()]
         source = f"{images} teacher {complete[0].teacher}"
-        return QuantizedLUT.from_rows(self.hyperspace, rows, source, made_with)
+        images_a_loss = complete[0].held_out_images
+        return QuantizedLUT.from_rows(self.hyperspace, rows, source, made_with, images_a_loss)
 
     def _add(self, found: list[tuple[str, StageRows]]) -> list[str]:
         kept = {t: rows for t in self.tasks if (rows := self.find(t)) is not None}
@@ -231,12 +254,12 @@ class RowsFolder:
                 new.append(rows.task)
             elif rows != kept[rows.task]:
                 origin = origins[rows.task]
-                _check_teachers([(origin, kept[rows.task]), (where, rows)])
+                _check_alike([(origin, kept[rows.task]), (where, rows)])
                 raise LUTError(
                     f"{origin} and {where}: two different results for {rows.task}; "
                     "delete the one that shall not count"
                 )
-        _check_teachers([(origins[task], rows) for task, rows in kept.items()])
+        _check_alike([(origins[task], rows) for task, rows in kept.items()])
         for task in new:
             write_atomically(self.file(task), to_json(kept[task]))
         return new
@@ -264,9 +287,17 @@ def _files(source: Path) -> list[Path]:
     return files
 
 
+def _check_schema(given: Any) -> None:
+    if given != SCHEMA:
+        raise ConfigError(f"rows schema {given!r}; this version reads {SCHEMA}")
+
+
 def _read(path: Path) -> StageRows:
     try:
-        found = read_json(path, StageRows)
+        data = read_json(path, dict[str, Any])
+        # Before anything else, which another version may have otherwise.
+        _check_schema(data.get("schema"))
+        found = convert(data, StageRows, str(path))
     except SpaceEvoError as error:
         raise LUTError(f"{error}; copy it again, or delete it and distil it again") from error
     if found.task != path.stem:
@@ -274,9 +305,15 @@ def _read(path: Path) -> StageRows:
     return found
 
 
-def _check_teachers(found: list[tuple[str, StageRows]]) -> None:
-    """Losses against different teachers cannot be compared."""
+def _check_alike(found: list[tuple[str, StageRows]]) -> None:
+    """Losses against different teachers or on different images cannot be compared."""
     for where, rows in found[1:]:
+        images = found[0][1].held_out_images
+        if rows.held_out_images != images:
+            raise LUTError(
+                f"{where}: losses on {rows.held_out_images} held-out images, but {found[0][0]} on "
+                f"{images}; give all machines the same images, and delete the rows of the other"
+            )
         if rows.teacher != found[0][1].teacher:
             raise LUTError(
                 f"{where}: distilled from teacher {rows.teacher}, but {found[0][0]} from "

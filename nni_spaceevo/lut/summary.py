@@ -1,16 +1,18 @@
-"""A LUT in words and two small tables."""
+"""A LUT in words and small tables."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from .loss_errors import LossErrors, error_table, verdict
 from .table import QuantizedLUT
 
 
 def format_lut(lut: QuantizedLUT) -> str:
-    """Where a LUT comes from, and medians of loss and latency by block type and stage."""
+    """Where a LUT comes from, medians of loss and latency, and how well the losses are known."""
     header, unpriced = lut.header, not lut.header.device
     other = ", ".join(f"{resolution}: {ms:.4g} ms" for resolution, ms in header.other_ms.items())
+    errors = LossErrors.of(lut)
     facts = {
         "hyperspace": f"{header.hyperspace} ({header.hyperspace_fingerprint})",
         "teacher": header.teacher,
@@ -18,10 +20,12 @@ def format_lut(lut: QuantizedLUT) -> str:
         "device": f"{header.device} ({header.device_fingerprint})" if not unpriced else "unpriced",
         "stem and head": f"{other}; {header.other_ms_source}" if other else "",
         "rows": f"{len(lut)}, {_subnets(lut)}" if not unpriced else str(len(lut)),
+        "losses": verdict(errors) if errors else "with unknown errors",
     }
     lines = [f"{name:<14} {value}" for name, value in facts.items() if value]
     lines += _medians(lut, "median NSR loss", "loss")
     lines += [] if unpriced else _medians(lut, "median ms", "latency_ms")
+    lines += ["", *error_table(errors)] if errors else []
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ from ..hyperspace import (
 )
 from .pricing import LatencyModel, OtherStages, RowBlocks
 
-SCHEMA = 2
+SCHEMA = 3
 _COLUMNS = {
     "stage": np.uint8,
     "block": np.uint8,
@@ -46,12 +46,16 @@ _COLUMNS = {
     "widths": np.uint16,
     "expands": np.float64,
     "loss": np.float32,
+    "loss_error": np.float32,
+    "paired_error": np.float32,
     "mflops": np.float32,
     "mparams": np.float32,
     "latency_ms": np.float32,
 }
 
 _ROW = ("stage", "block", "window", "resolution", "cin")
+# NaN where they are not known.
+_ERRORS = ("loss_error", "paired_error")
 _LEVEL = 1
 # A `RuntimeError` is zipfile's word for a method or encryption that a damaged header asks for.
 _UNREADABLE = (
@@ -74,6 +78,7 @@ class LUTHeader(Record, frozen=True):
     hyperspace, hyperspace_fingerprint : what the rows are sub-stages of
     teacher : name and fingerprint of the distillation's teacher, or the source of imported rows
     made_with : fingerprint of the settings it was built with; empty for imported rows
+    held_out_images : how many each loss is the mean over; 0 where that is not known
     device, device_fingerprint : name and fingerprint of the latency predictor that priced the rows;
         for rows imported with their latencies, a name for their device and a hash of the rows;
         empty while unpriced
@@ -87,6 +92,7 @@ class LUTHeader(Record, frozen=True):
     hyperspace_fingerprint: str
     teacher: str
     made_with: str = ""
+    held_out_images: int = 0
     device: str = ""
     device_fingerprint: str = ""
     other_ms: dict[str, float] = msgspec.field(default_factory=dict)
@@ -104,6 +110,9 @@ class Row:
     cin : channels entering the stage
     chain : the sub-stage's blocks
     loss : NSR loss on held-out data
+    loss_error : standard error of `loss`; None where it is not known
+    paired_error : that of `loss` less the mean loss of all rows on the same images, those of its
+        (stage, block type, resolution); None where it is not known
     """
 
     stage: int
@@ -113,6 +122,8 @@ class Row:
     cin: int
     chain: Chain
     loss: float
+    loss_error: float | None = None
+    paired_error: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +151,14 @@ class QuantizedLUT:
 
     @classmethod
     def from_rows(
-        cls, hyperspace: Hyperspace, rows: Sequence[Row], teacher: str, made_with: str = ""
+        cls,
+        hyperspace: Hyperspace,
+        rows: Sequence[Row],
+        teacher: str,
+        made_with: str = "",
+        held_out_images: int = 0,
     ) -> QuantizedLUT:
-        """Build an unpriced LUT; the rows' order does not matter."""
+        """Build an unpriced LUT; the rows' order does not matter. See `LUTHeader`."""
         columns = _columns_of(rows, max(s.depths[-1] for s in hyperspace.searchable))
         blocks = RowBlocks.of(hyperspace, columns)
         kernels = [block.kernels for block in blocks.distinct]
@@ -155,6 +171,7 @@ class QuantizedLUT:
             hyperspace_fingerprint=hyperspace.fingerprint,
             teacher=teacher,
             made_with=made_with,
+            held_out_images=held_out_images,
         )
         return cls.from_columns(hyperspace, columns, header)
 
@@ -164,14 +181,17 @@ class QuantizedLUT:
     ) -> QuantizedLUT:
         """Build a LUT from arrays, one a column, whose rows are sub-stages of the hyperspace.
 
-        The rows' order does not matter; a column's type may be wider than the file's.
+        The rows' order does not matter; a column's type may be wider than the file's. Errors of
+        losses may be left out, and are then not known.
 
         Raises
         ------
         LUTError
             A cell has no rows, or a loss or latency is not finite and at least 0.
         """
-        typed = {name: np.asarray(columns[name], dtype) for name, dtype in _COLUMNS.items()}
+        unknown = dict.fromkeys(_ERRORS, np.full(len(columns["loss"]), np.nan))
+        given = {**unknown, **columns}
+        typed = {name: np.asarray(given[name], dtype) for name, dtype in _COLUMNS.items()}
         order = _order(typed)
         return cls(header, {name: values[order] for name, values in typed.items()}, hyperspace)
 
@@ -201,7 +221,9 @@ class QuantizedLUT:
             for j in range(c["depth"][i])
         )
         stage, block, window, resolution, cin = (int(c[k][i]) for k in _ROW)
-        return Row(stage, block, window, resolution, cin, chain, float(c["loss"][i]))
+        loss, *errors = (float(c[k][i]) for k in ("loss", *_ERRORS))
+        known = (None if np.isnan(e) else e for e in errors)
+        return Row(stage, block, window, resolution, cin, chain, loss, *known)
 
     @cached_property
     def _starts(self) -> dict[tuple[int, ...], tuple[int, int]]:
@@ -322,13 +344,13 @@ class QuantizedLUT:
 
 
 def _columns_of(rows: Sequence[Row], deepest: int) -> dict[str, np.ndarray]:
-    """Cell, input, blocks and loss of rows; blocks padded with zeros to `deepest`."""
+    """Cell, input, blocks and losses of rows; blocks padded with zeros to `deepest`."""
 
     def padded(values: list[list[float]]) -> np.ndarray:
         return np.array([v + [0] * (deepest - len(v)) for v in values]).reshape(-1, deepest)
 
     columns = {
-        **{name: [getattr(r, name) for r in rows] for name in (*_ROW, "loss")},
+        **{name: [getattr(r, name) for r in rows] for name in (*_ROW, "loss", *_ERRORS)},
         "depth": [len(r.chain) for r in rows],
         "kernel_sizes": padded([[b.kernel_size for b in r.chain] for r in rows]),
         "widths": padded([[b.width for b in r.chain] for r in rows]),
@@ -370,11 +392,14 @@ def _read(path: Path) -> tuple[LUTHeader, dict[str, np.ndarray], str]:
     try:
         with zipfile.ZipFile(path) as archive:
             meta = json.loads(_unpacked(archive, "header").tobytes())
+            if meta["schema"] != SCHEMA:
+                raise LUTError(
+                    f"{path}: LUT schema {meta['schema']!r}; this version reads {SCHEMA}; build or "
+                    "import it again"
+                )
             columns = {name: _unpacked(archive, name) for name in _COLUMNS}
     except _UNREADABLE as error:
         raise LUTError(f"{path}: truncated or not a LUT ({error})") from error
-    if meta.get("schema") != SCHEMA:
-        raise LUTError(f"{path}: LUT schema {meta.get('schema')!r}; this version reads {SCHEMA}")
     fingerprint = meta.pop("fingerprint", "")
     try:
         return convert(meta, LUTHeader, str(path)), columns, fingerprint
@@ -393,9 +418,12 @@ def _check(lut: QuantizedLUT) -> None:
     lengths = {len(v) for v in lut.columns.values()}
     if wrong or len(lengths) != 1:
         raise LUTError(f"columns {wrong or 'of unequal length'}: not the arrays of schema {SCHEMA}")
-    for name, lowest in (("loss", 0.0), ("latency_ms", 0.0)):
+    for name in ("loss", *_ERRORS, "latency_ms"):
         values = lut.columns[name]
-        bad = np.flatnonzero(~np.isfinite(values) | (values < lowest))
+        wrong_values = ~np.isfinite(values) | (values < 0)
+        if name in _ERRORS:
+            wrong_values &= ~np.isnan(values)
+        bad = np.flatnonzero(wrong_values)
         if len(bad):
             raise LUTError(
                 f"row {bad[0]}: {name} is {values[bad[0]]}; expected a finite value >= 0"

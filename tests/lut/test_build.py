@@ -1,68 +1,82 @@
-"""Sampling rows of a distilled stage."""
+"""Rows of a distilled stage."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from nni_spaceevo.distill.config import DistillConfig
-from nni_spaceevo.distill.data import load_dataset
-from nni_spaceevo.distill.stage import StageDistiller, StageRun, StageTask
-from nni_spaceevo.distill.teachers import Teacher
-from nni_spaceevo.hyperspace import ElasticStage
-from nni_spaceevo.lut.build import StageSampler, sample_substages
+from nni_spaceevo.errors import LUTError
+from nni_spaceevo.lut.build import StageSampler, substage_loss
 from nni_spaceevo.lut.config import LUTConfig
-from nni_spaceevo.testing import synthetic_hyperspace
 
-HYPERSPACE = synthetic_hyperspace()
-CONFIG = LUTConfig(rows_per_cell=6, calibration_images=32, held_out_images=32)
+from .distilled_stages import CONFIG, Distilled, distilled, measured_rows
 
 
-@pytest.fixture(scope="module")
-def distilled(tmp_path_factory):
-    """One hardly trained stage; what matters here is how it is sampled."""
-    import torch
-
-    torch.manual_seed(0)
-    teacher = Teacher(HYPERSPACE, (8, 12, 16, 16), 10).requires_grad_(False).eval()
-    data = load_dataset("digits")
-    config = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=512)
-    folder = tmp_path_factory.mktemp("stages")
-    task = StageTask(HYPERSPACE, 1, 0, teacher, data, seed=0)
-    run = StageRun(task, config, folder)
-    return task, run.run(), run.made_for
-
-
-def test_rows_cover_every_window_and_resolution_with_distinct_substages(distilled):
-    rows = StageSampler(distilled[0], CONFIG).rows(distilled[1])
+def test_rows_cover_every_window_and_resolution_with_distinct_substages(stage: Distilled) -> None:
+    rows = StageSampler(stage.task, CONFIG).rows(stage.model)
     cells = {(r.window, r.resolution) for r in rows}
     assert cells == {(w, r) for w in range(3) for r in (8, 16)}
     assert len(rows) == 6 * 3
     assert len({(r.window, r.resolution, r.cin, r.chain) for r in rows}) == len(rows)
     assert all(np.isfinite(r.loss) and r.loss > 0 for r in rows)
+    assert all(r.loss > r.loss_error > 0 and r.loss > r.paired_error > 0 for r in rows)
 
 
-def test_the_same_seed_gives_the_same_rows(distilled):
-    a, b = (StageSampler(distilled[0], CONFIG).rows(distilled[1]) for _ in range(2))
-    assert a == b
+def test_a_row_has_the_loss_of_its_substage(stage: Distilled) -> None:
+    few = LUTConfig(rows_per_cell=4, calibration_images=40, held_out_images=60)
+    for row in StageSampler(stage.task, few).rows(stage.model):
+        calibration = stage.task.train_features(torch.arange(40), row.resolution)
+        held_out = stage.task.test_features(torch.arange(60), row.resolution)
+        loss = substage_loss(stage.model, (row.cin, row.chain), calibration, held_out)
+        assert row.loss == pytest.approx(loss, rel=1e-6)
 
 
-def test_rows_are_made_for_their_settings_and_their_training(distilled):
-    task, _, training = distilled
-    more = LUTConfig(rows_per_cell=8, calibration_images=32, held_out_images=32)
-    assert len(StageSampler(task, more).rows(distilled[1])) == 8 * 3
-    stamps = [StageSampler(task, c).made_for(t) for c in (CONFIG, more) for t in (training, "x")]
+@pytest.mark.slow
+def test_rows_are_the_same_in_any_number_of_processes() -> None:
+    here = [measured_rows(block) for block in range(2)]
+    assert here[0] != here[1]
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        assert list(pool.map(measured_rows, range(2))) == here
+
+
+def test_rows_do_not_depend_on_what_was_measured_before(stage: Distilled) -> None:
+    first = StageSampler(stage.task, CONFIG).rows(stage.model)
+    for module in stage.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.fill_(7.0)
+    before = {k: v.clone() for k, v in stage.model.named_parameters()}
+    assert StageSampler(stage.task, CONFIG).rows(stage.model) == first
+    assert all(torch.equal(before[k], v) for k, v in stage.model.named_parameters())
+
+
+def test_rows_are_made_for_their_settings_and_their_training(stage: Distilled) -> None:
+    more = LUTConfig(rows_per_cell=8, calibration_images=96, held_out_images=84)
+    assert len(StageSampler(stage.task, more).rows(stage.model)) == 8 * 3
+    stamps = [
+        StageSampler(stage.task, config).made_for(training)
+        for config in (CONFIG, more)
+        for training in (stage.training, "x")
+    ]
     assert len(set(stamps)) == 4
-    assert StageSampler(task, CONFIG).made_for(training) == stamps[0]
+    assert StageSampler(stage.task, CONFIG).made_for(stage.training) == stamps[0]
 
 
-def test_a_small_stage_gives_fewer_rows_rather_than_repeated_ones():
-    stage, option = HYPERSPACE.searchable[0], HYPERSPACE.block_types[2]
-    elastic = ElasticStage(stage=stage, option=option, widths=(8,))
-    found = sample_substages(elastic, (8,), 50, np.random.default_rng(0))
-    assert len(found) == 6  # one block: 2 ratios; two blocks: 4
+def test_a_small_dataset_gives_all_that_it_has(stage: Distilled) -> None:
+    config = LUTConfig(rows_per_cell=2, calibration_images=10**6, held_out_images=10**6)
+    sampler = StageSampler(stage.task, config)
+    assert sampler.held_out_images == stage.task.data.test_size == 445
+    assert len(sampler.rows(stage.model)) == 2 * 3
 
 
-def test_the_stage_is_left_as_it_was(distilled):
-    model: StageDistiller = distilled[1]
-    before = {k: v.clone() for k, v in model.named_parameters()}
-    StageSampler(distilled[0], CONFIG).rows(model)
-    assert all((before[k] == v).all() for k, v in model.named_parameters())
+def test_a_loss_that_is_not_finite_names_stage_block_type_and_substage() -> None:
+    task, model, _ = distilled(0)
+    assert model.leave.bias is not None
+    model.leave.bias.data.fill_(torch.nan)
+    with pytest.raises(LUTError, match=r"stage2, mbv1_dual: loss of sub-stage \d#.* is nan"):
+        StageSampler(task, CONFIG).rows(model)

@@ -148,7 +148,8 @@ def refused(tmp_path: Path, rows: StageRows, message: str) -> None:
 
 def test_two_different_results_are_refused_by_name(tmp_path: Path) -> None:
     other = ROWS["stage1_resnet"]
-    changed = msgspec.structs.replace(other, rows=(*other.rows[:-1], (*other.rows[-1][:-1], 9.0)))
+    last = (*other.rows[-1][:6], 9.0, *other.rows[-1][7:])
+    changed = msgspec.structs.replace(other, rows=(*other.rows[:-1], last))
     message = r"rows/stage1_resnet\.json and .*: two different results for stage1_resnet; delete"
     refused(tmp_path, changed, message)
 
@@ -156,6 +157,12 @@ def test_two_different_results_are_refused_by_name(tmp_path: Path) -> None:
 def test_another_teachers_rows_are_refused(tmp_path: Path) -> None:
     message = r"distilled from teacher other, but .*stage1_resnet\.json from lite0; give all"
     refused(tmp_path, rows_of("stage2_resnet", teacher="other"), message)
+
+
+def test_rows_on_other_images_are_refused(tmp_path: Path) -> None:
+    fewer = msgspec.structs.replace(ROWS["stage2_resnet"], held_out_images=64)
+    message = r"losses on 64 held-out images, but .*stage1_resnet\.json on 640; give all machines"
+    refused(tmp_path, fewer, message)
 
 
 def test_rows_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -182,10 +189,12 @@ def test_old_rows_of_other_settings_are_replaced(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", r"a/stage1_resnet\.json: not valid JSON.*; copy it again, or delete it"),
-        ('{"schema": 1}', r"missing required field .*; copy it again"),
+        ("[]", r"a/stage1_resnet\.json: Expected `object`"),
+        ('{"schema": 2}', r"missing required field .*; copy it again"),
+        ('{"schema": 1}', r"rows schema 1; this version reads 2; .*distil it again"),
         (
-            to_json(ROWS["stage1_resnet"]).replace('"schema": 1', '"schema": 7'),
-            "rows schema 7; this version reads 1",
+            to_json(ROWS["stage1_resnet"]).replace("0.01", "-0.01"),
+            "stage1_resnet: no rows, or a loss or error that is not finite and at least 0",
         ),
         (to_json(ROWS["stage2_resnet"]), "has the rows of stage2_resnet; a file is named after"),
         (
@@ -218,6 +227,13 @@ def test_a_lut_of_two_teachers_is_refused(tmp_path: Path) -> None:
     rows.file("stage2_resnet").write_text(to_json(rows_of("stage2_resnet", teacher="other")))
     with pytest.raises(LUTError, match="distilled from teacher"):
         rows.lut("digits", "recipe")
+
+
+def test_a_lut_knows_its_losses_errors_and_on_how_many_images(tmp_path: Path) -> None:
+    lut = folder(tmp_path / "rows", list(TASKS)).lut("digits", "recipe")
+    assert lut.header.held_out_images == 640
+    for column, error in (("loss_error", 0.02), ("paired_error", 0.01)):
+        assert lut.columns[column] == pytest.approx(error)
 
 
 # ---- text ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The text about a LUT."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from nni_spaceevo.lut import QuantizedLUT
@@ -32,6 +34,19 @@ def test_the_tables_have_a_median_for_every_block_type_and_stage():
         c = LUT.columns
         median = np.median(c[column][(c["stage"] == 2) & (c["block"] == 1)])
         assert lines[1][3] == f"{median:.4f}"
+
+
+def test_the_text_says_how_well_the_losses_are_known():
+    assert "losses         with unknown errors" in format_lut(LUT)
+    rows = [replace(LUT.row(i), loss_error=0.01, paired_error=0.002) for i in range(len(LUT))]
+    text = format_lut(QuantizedLUT.from_rows(HYPERSPACE, rows, "t", held_out_images=640))
+    assert "losses         640 held-out images put 8" in text
+    *_, table = text.split("\n\n")
+    assert [line.split("  ")[0] for line in table.splitlines()][:2] == [
+        "batches of 64 images",
+        "error of a loss",
+    ]
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_an_unpriced_lut_shows_no_latencies():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -36,7 +37,7 @@ def test_a_saved_lut_comes_back_the_same(lut, path):
     assert again.header == lut.header
     assert again.fingerprint == lut.fingerprint
     for name, values in lut.columns.items():
-        assert np.array_equal(again.columns[name], values)
+        assert np.array_equal(again.columns[name], values, equal_nan=True)
     assert [again.row(i) for i in range(20)] == [lut.row(i) for i in range(20)]
 
 
@@ -77,6 +78,18 @@ def test_rows_carry_their_mflops_and_mparams(lut):
         assert lut.columns["mparams"][i] == pytest.approx(mparams(kernels))
 
 
+def test_errors_of_losses_come_back_and_may_be_unknown_in_some_rows(lut, tmp_path):
+    rows = [replace(lut.row(i), loss_error=0.25, paired_error=0.125) for i in range(len(lut))]
+    rows[7] = replace(rows[7], paired_error=None)
+    QuantizedLUT.from_rows(HYPERSPACE, rows, "t", "m", 640).save(tmp_path / "b.lut")
+    again = QuantizedLUT.load(tmp_path / "b.lut", HYPERSPACE)
+    assert again.header.held_out_images == 640
+    found = [again.row(i) for i in range(len(again))]
+    assert {r.loss_error for r in found} == {0.25}
+    assert sorted(str(r.paired_error) for r in found) == ["0.125"] * (len(rows) - 1) + ["None"]
+    assert {lut.row(i).loss_error for i in range(len(lut))} == {None}
+
+
 def test_a_lut_is_priced_anew_without_touching_its_losses(lut):
     twice = lut.priced(MACsLatency(macs_per_ms=0.5e6))
     once = lut.priced(MACsLatency(macs_per_ms=1e6))
@@ -101,10 +114,11 @@ def test_the_same_lut_is_the_same_file(lut, path, tmp_path):
 def test_a_lut_of_an_older_schema_is_refused_by_name(path):
     def older(header):
         meta = json.loads(header.tobytes())
-        return np.frombuffer(json.dumps({**meta, "schema": 1}).encode(), np.uint8)
+        return np.frombuffer(json.dumps({**meta, "schema": 2}).encode(), np.uint8)
 
     rewrite(path, header=older)
-    with pytest.raises(LUTError, match=r"a\.lut: LUT schema 1; this version reads 2"):
+    words = r"a\.lut: LUT schema 2; this version reads 3; build or import it again"
+    with pytest.raises(LUTError, match=words):
         QuantizedLUT.load(path, HYPERSPACE)
 
 
@@ -163,12 +177,14 @@ def put(index, value):
     [
         ({"loss": put(3, np.nan)}, "row 3: loss is nan"),
         ({"latency_ms": put(4, -1)}, r"row 4: latency_ms is -1\.0"),
+        ({"loss_error": put(6, -0.5)}, r"row 6: loss_error is -0\.5"),
+        ({"paired_error": put(7, np.inf)}, r"row 7: paired_error is inf"),
         ({"loss": put(5, 0.123)}, "do not match the file's own hash"),
         ({"loss": lambda a: a.astype(np.float64)}, "columns"),
         ({"loss": lambda a: a[:-1]}, "unequal length"),
         ({"window": lambda a: np.roll(a, 1)}, "rows of one cell do not lie together"),
     ],
-    ids=["nan", "negative", "altered", "dtype", "length", "order"],
+    ids=["nan", "negative", "error", "infinite", "altered", "dtype", "length", "order"],
 )
 def test_altered_values_are_refused_naming_file_and_row(path, changes, words):
     rewrite(path, **changes)
