@@ -20,6 +20,8 @@ _HOME = {
     "SpaceEvo": "plugin.strategy",
     "HyperspaceModelSpace": "plugin.model_space",
     "SpaceScoreEvaluator": "plugin.evaluator",
+    "SubnetModelSpace": "plugin.subnet_space",
+    "QuantizedSupernet": "plugin.quantized_supernet",
 }
 
 __all__ = [*_HOME, "__version__"]

@@ -1,0 +1,75 @@
+"""How good a subnet of a supernet is: extracted, recalibrated, and run on held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import ConfigError
+from ..hyperspace import SubnetCode
+from .data import LabelledImages, calibration_batches
+from .model import Subnet, Supernet
+from .recalibration import recalibrate
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a subnet reaches on the held-out images.
+
+    Attributes
+    ----------
+    accuracy : share whose label it names
+    loss : mean cross-entropy
+    """
+
+    accuracy: float
+    loss: float
+
+
+def calibrated_subnet(
+    supernet: Supernet, code: SubnetCode, data: LabelledImages, batch_size: int, batches: int
+) -> Subnet:
+    """A subnet of its own, in evaluation mode, its BatchNorm measured on training images.
+
+    The supernet is left as it is.
+
+    Parameters
+    ----------
+    batch_size, batches : images a batch, and how many batches
+
+    Raises
+    ------
+    TrainingError
+        A batch of one image.
+    """
+    subnet = supernet.extract(code)
+    device = next(subnet.parameters()).device
+    images = calibration_batches(data, code.resolution, batch_size, batches)
+    recalibrate(subnet, (batch.to(device) for batch in images))
+    return subnet
+
+
+@torch.no_grad()
+def evaluate(subnet: Subnet, data: LabelledImages) -> Evaluation:
+    """Run a subnet, in evaluation mode, on all held-out images.
+
+    Raises
+    ------
+    ConfigError
+        The images have no labels.
+    """
+    if data.test_labels is None:
+        raise ConfigError("evaluation of a subnet: the held-out images have no labels")
+    subnet.eval()
+    device = next(subnet.parameters()).device
+    right, loss = 0, 0.0
+    for index in torch.arange(data.test_size).split(_BATCH):
+        labels = data.test_labels[index].to(device)
+        logits = subnet(data.test_batch(index, subnet.code.resolution).to(device))
+        right += int((logits.argmax(1) == labels).sum())
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+    return Evaluation(right / data.test_size, loss / data.test_size)

@@ -1,0 +1,157 @@
+"""The supernet of a space, whose slices are all its subnets, and one subnet taken out of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..hyperspace import ElasticStage, Hyperspace, SpaceCode, SubnetCode
+from ..network import StageNet, StaticNetwork
+from ..network.layers import copy_quantizers
+from ..quant import ActivationQuantizer, Quantizer
+
+
+class Supernet(nn.Module):
+    """One network that can be every subnet of a space, sharing weights and quantizers.
+
+    Parameters
+    ----------
+    hyperspace, space : the space
+
+    Raises
+    ------
+    CodeError
+        The space is none of the hyperspace.
+    ConfigError
+        A resolution does not fit the strides of the hyperspace.
+    """
+
+    def __init__(self, hyperspace: Hyperspace, space: SpaceCode | str) -> None:
+        super().__init__()
+        check_resolutions(hyperspace)
+        self.hyperspace, self.space = hyperspace, hyperspace.space(space)
+        self.image = ActivationQuantizer(unsigned=False)
+        self.stages = nn.ModuleDict()
+        head = _head(hyperspace)
+        self._head = tuple(elastic.largest() for elastic in head)
+        widths: tuple[int, ...] = (hyperspace.in_channels,)
+        for elastic in (*hyperspace.elastic_stages(self.space), *head):
+            self.stages[elastic.stage.name] = StageNet(elastic, widths)
+            widths = elastic.widths
+
+    @property
+    def made_for(self) -> dict[str, str]:
+        """Space and hyperspace, as files of its weights carry them."""
+        return {"space": str(self.space), "hyperspace": self.hyperspace.fingerprint}
+
+    @property
+    def largest(self) -> SubnetCode:
+        """The largest subnet of the space."""
+        return self.hyperspace.largest_subnet(self.space)
+
+    @property
+    def smallest(self) -> SubnetCode:
+        """The smallest subnet of the space."""
+        return self.hyperspace.smallest_subnet(self.space)
+
+    def features(self, images: Tensor, subnet: SubnetCode) -> Tensor:
+        """What the last layer sees of images (n, channels, h, w): (n, features, 1, 1).
+
+        Images of another size than the subnet's are resized to it.
+        """
+        x = self.image(resized(images, subnet.resolution))
+        *stages, _ = zip(self.stages.values(), (*subnet.stages, *self._head), strict=True)
+        for stage, chain in stages:
+            x = stage(x, chain)
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (n, classes) of `features`."""
+        *_, chain = self._head
+        return self.stages[self.hyperspace.stages[-1].name](features, chain)
+
+    def forward(self, images: Tensor, subnet: SubnetCode) -> Tensor:
+        """Logits (n, classes) of images (n, channels, h, w), through one subnet."""
+        return self.classify(self.features(images, subnet))
+
+    def extract(self, subnet: SubnetCode) -> Subnet:
+        """A subnet with its own copy of the active weights, statistics and ranges."""
+        self.hyperspace.subnet(self.space, subnet)
+        image, stages = ActivationQuantizer(unsigned=False), nn.ModuleDict()
+        copy_quantizers(self.image, image)
+        cin, chains = self.hyperspace.in_channels, (*subnet.stages, *self._head)
+        for (name, stage), chain in zip(self.stages.items(), chains, strict=True):
+            stages[name] = stage.extract(cin, chain)  # type: ignore[operator]
+            cin = chain[-1].width
+        static = Subnet.of_modules(subnet, image, stages)
+        return static.to(next(self.parameters()).device).train(self.training)
+
+
+class Subnet(StaticNetwork):
+    """A subnet as a static network that takes images of any size.
+
+    Parameters
+    ----------
+    hyperspace, space, code : the architecture
+    """
+
+    def __init__(self, hyperspace: Hyperspace, space: SpaceCode, code: SubnetCode) -> None:
+        super().__init__(hyperspace, space, code)
+        self.code = code
+
+    @classmethod
+    def of_modules(
+        cls, code: SubnetCode, image: ActivationQuantizer, stages: nn.ModuleDict
+    ) -> Subnet:
+        """A subnet of modules that are there already."""
+        subnet = cls.__new__(cls)
+        nn.Module.__init__(subnet)
+        subnet.code, subnet.image, subnet.stages = code, image, stages
+        for path, module in subnet.named_modules():
+            if isinstance(module, Quantizer):
+                module.path = path
+        return subnet
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of images (n, channels, h, w), resized to the subnet's resolution."""
+        return super().forward(resized(images, self.code.resolution))
+
+
+def resized(images: Tensor, resolution: int) -> Tensor:
+    """Images (n, c, h, w) at (n, c, resolution, resolution), bilinear; themselves if they fit."""
+    size = (resolution, resolution)
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+
+
+def check_resolutions(hyperspace: Hyperspace) -> None:
+    """Refuse a resolution whose features are not halved exactly by every stride but the last.
+
+    The published 176 and 208 pixels end in half a pixel more than the total stride of 32 divides.
+
+    Raises
+    ------
+    ConfigError
+        Names the resolution and what must divide it.
+    """
+    total = math.prod(stage.stride for stage in hyperspace.stages)
+    divisor = max(1, total // 2)
+    for resolution in hyperspace.resolutions:
+        if resolution % divisor:
+            raise ConfigError(
+                f"hyperspace {hyperspace.name!r}: resolution {resolution} does not fit the total "
+                f"stride {total} of its stages; expected a multiple of {divisor}"
+            )
+
+
+def _head(hyperspace: Hyperspace) -> list[ElasticStage]:
+    """The fixed stages at the end, as elastic ones without a choice."""
+    fixed = []
+    for stage in hyperspace.head:
+        assert stage.block is not None
+        fixed.append(ElasticStage(stage=stage, option=stage.block, widths=stage.widths))
+    return fixed

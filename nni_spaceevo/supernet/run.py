@@ -1,0 +1,205 @@
+"""Training of a supernet from images to a file, killable at any moment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from ..errors import ConfigError
+from ..files import Record, convert, exclusive, plain
+from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
+from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
+from ..parallel import ALONE, Ranks
+from ..quant import set_precision
+from .config import SupernetConfig
+from .data import LabelledImages, shuffled_batches
+from .evaluation import calibrated_subnet, evaluate
+from .model import Supernet
+from .trainer import SupernetTrainer
+from .weights import save_supernet
+
+
+class SupernetEpoch(Record, frozen=True):
+    """What one epoch came to.
+
+    Attributes
+    ----------
+    epoch : counted from 0
+    precision : `fp32` or `int8`
+    largest, smallest, random : mean losses; cross-entropy of the largest, divergence of the others
+    largest_accuracy, smallest_accuracy : on the held-out images, where they were evaluated
+    """
+
+    epoch: int
+    precision: str
+    largest: float
+    smallest: float
+    random: float
+    largest_accuracy: float | None = None
+    smallest_accuracy: float | None = None
+
+
+Report = Callable[[SupernetEpoch], None]
+
+
+class SupernetRun:
+    """Training of one supernet, continued from its checkpoint if there is one.
+
+    Parameters
+    ----------
+    hyperspace, space : the space
+    data : what it learns from and is judged with
+    config : how
+    folder : where its files lie: `<space>.training.pt` to continue from, and, in the end,
+        `<space>.pt`, which `load_supernet` reads
+    device : where it trains
+    ranks : the processes that work on it together; each has its part of every batch
+    save_every_s : seconds of work that a kill costs at most, besides the step under way
+
+    Raises
+    ------
+    ConfigError
+        The images have no labels, a resolution does not fit the hyperspace's strides, or there are
+        more processes than images in a batch.
+    CheckpointError
+        The checkpoint is damaged, or of another space, other settings or other images.
+    """
+
+    def __init__(
+        self,
+        hyperspace: Hyperspace,
+        space: SpaceCode | str,
+        data: LabelledImages,
+        config: SupernetConfig,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        ranks: Ranks = ALONE,
+        save_every_s: float = 300.0,
+    ) -> None:
+        if data.train_labels is None or data.test_labels is None:
+            raise ConfigError("supernet: the images have no labels to train with")
+        if min(data.train_size, config.batch_size) < ranks.size:
+            raise ConfigError(
+                f"supernet: {ranks.size} processes for {data.train_size} images in batches of "
+                f"{config.batch_size}; expected at least one image a process"
+            )
+        self.data, self.config, self.save_every_s = data, config, save_every_s
+        self._labels = data.train_labels
+        self._device = torch.device(device)
+        self.supernet = new_supernet(hyperspace, space, config).to(self._device)
+        self.trainer = SupernetTrainer(self.supernet, config, ranks)
+        self.path = folder / f"{self.supernet.space}.training.pt"
+        self.weights_path = folder / f"{self.supernet.space}.pt"
+        self.made_for = {
+            **self.supernet.made_for,
+            "images": data.fingerprint,
+            **settings("supernet", plain(config)),
+        }
+        self.epochs: list[SupernetEpoch] = []
+        # Of the epoch under way: steps done, and the sums of their losses.
+        self._steps, self._sums = 0, np.zeros(3)
+        self._saved_at = time.monotonic()
+        self._load()
+
+    def _load(self) -> None:
+        if not self.path.is_file():
+            return
+        state = load_checkpoint(self.path, self.made_for)
+        self.trainer.load_state_dict(state)
+        self.epochs = [convert(row, SupernetEpoch, str(self.path)) for row in state["epochs"]]
+        self._steps, self._sums = state["steps"], np.array(state["sums"])
+
+    def _save(self) -> None:
+        if not self.trainer.ranks.is_first:
+            return
+        content = {
+            **self.trainer.state_dict(),
+            "epochs": plain(self.epochs),
+            "steps": self._steps,
+            "sums": self._sums.tolist(),
+        }
+        save_checkpoint(self.path, self.made_for, content)
+        self._saved_at = time.monotonic()
+
+    def run(self, report: Report = lambda epoch: None) -> Supernet:
+        """Train what is left; a continued run ends with the same weights.
+
+        Returns
+        -------
+        the supernet, in INT8 (FP32 without an LSQ+ phase) and evaluation mode
+
+        Raises
+        ------
+        TrainingError
+            A loss is not finite; names epoch and subnet.
+        LockedError
+            Another process is training it.
+        """
+        ranks = self.trainer.ranks
+        ranks.require_same(f"{self.made_for} {self.epochs} {self._steps}", str(self.path))
+        with exclusive(self.path) if ranks.is_first else nullcontext():
+            for epoch in range(len(self.epochs), self.config.epochs):
+                self._train(epoch)
+                self.epochs.append(self._ended(epoch))
+                self._steps, self._sums = 0, np.zeros(3)
+                self._save()
+                if ranks.is_first:
+                    report(self.epochs[-1])
+            set_precision(self.supernet, self.trainer.precision(self.config.epochs - 1))
+            self.supernet.eval()
+            if ranks.is_first:
+                save_supernet(self.weights_path, self.supernet)
+        return self.supernet
+
+    def _train(self, epoch: int) -> None:
+        self.trainer.start_epoch(epoch)
+        rng = np.random.default_rng([self.config.seed, epoch])
+        batches = shuffled_batches(self.data.train_size, self.config.batch_size, rng)
+        while self._steps < len(batches):
+            index = batches[self._steps]
+            plan = self.trainer.plan(epoch, self._steps, len(batches), len(index))
+            part, seeds = index[plan.part], plan.seeds[plan.part]
+            images = self.data.train_batch(part, plan.resolution, seeds).to(self._device)
+            self._sums += self.trainer.step(images, self._labels[part].to(self._device), plan)
+            self._steps += 1
+            if time.monotonic() - self._saved_at >= self.save_every_s:
+                self._save()
+
+    def _ended(self, epoch: int) -> SupernetEpoch:
+        largest, smallest, random = (float(s / self._steps) for s in self._sums)
+        ended = SupernetEpoch(
+            epoch=epoch,
+            precision=self.trainer.precision(epoch).name,
+            largest=largest,
+            smallest=smallest,
+            random=random,
+        )
+        if not self.config.is_evaluated(epoch):
+            return ended
+        return replace(
+            ended,
+            largest_accuracy=self.accuracy(self.supernet.largest),
+            smallest_accuracy=self.accuracy(self.supernet.smallest),
+        )
+
+    def accuracy(self, code: SubnetCode) -> float:
+        """Share of the held-out images whose label a subnet names, BatchNorm recalibrated."""
+        batches = self.config.batch_size, self.config.recalibration_batches
+        subnet = calibrated_subnet(self.supernet, code, self.data, *batches)
+        return evaluate(subnet, self.data).accuracy
+
+
+def new_supernet(
+    hyperspace: Hyperspace, space: SpaceCode | str, config: SupernetConfig
+) -> Supernet:
+    """A supernet whose first weights follow from the settings' seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Supernet(hyperspace, space)

@@ -1,0 +1,154 @@
+"""One step of training: the sandwich rule with in-place distillation (BigNAS, AlphaNet).
+
+The largest subnet learns from the labels, the smallest and a few random ones from the largest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import parallel
+from ..errors import TrainingError
+from ..hyperspace import SubnetCode
+from ..parallel import ALONE, Ranks
+from .config import SupernetConfig
+from .loss import adaptive_divergence, kl_divergence
+from .model import Supernet
+
+Backward = Callable[[Tensor], object]
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step trains.
+
+    Attributes
+    ----------
+    epoch, step, steps : when it is, counted from 0, and how many steps the epoch has
+    images : in the whole batch, of which each process may have a part
+    part : of them, this process's
+    resolution : of the images, the same for all subnets
+    subnets : the largest, the smallest, and random ones
+    seeds : of augmentation, one an image of the whole batch
+    dropout : seed of the features that are dropped
+    """
+
+    epoch: int
+    step: int
+    steps: int
+    images: int
+    part: slice
+    resolution: int
+    subnets: tuple[SubnetCode, ...]
+    seeds: tuple[int, ...]
+    dropout: int
+
+
+def plan_step(
+    supernet: Supernet,
+    config: SupernetConfig,
+    moment: tuple[int, int, int],
+    images: int,
+    ranks: Ranks = ALONE,
+) -> StepPlan:
+    """What a step trains; see `StepPlan`.
+
+    It depends on the seed, the epoch and the step alone, so that a continued run draws what this
+    one draws.
+
+    Parameters
+    ----------
+    moment : epoch and step, counted from 0, and how many steps the epoch has
+    images : in the whole batch
+    ranks : the processes that share it
+    """
+    epoch, step, steps = moment
+    hyperspace, space = supernet.hyperspace, supernet.space
+    # One more, for trailing zeros do not change what a generator draws.
+    rng = np.random.default_rng([config.seed, epoch, step + 1])
+    resolution = int(rng.choice(hyperspace.resolutions))
+    random = (hyperspace.random_subnet(space, rng) for _ in range(config.random_subnets))
+    subnets = (supernet.largest, supernet.smallest, *random)
+    seeds = rng.integers(2**63, size=images + 1).tolist()
+    return StepPlan(
+        epoch=epoch,
+        step=step,
+        steps=steps,
+        images=images,
+        part=ranks.part(images),
+        resolution=resolution,
+        subnets=tuple(replace(code, resolution=resolution) for code in subnets),
+        seeds=tuple(seeds[:-1]),
+        dropout=seeds[-1],
+    )
+
+
+def sandwich_gradients(
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    plan: StepPlan,
+    config: SupernetConfig,
+    backward: Backward = Tensor.backward,
+) -> list[float]:
+    """Add the gradients of all of a plan's subnets to those that are there.
+
+    Parameters
+    ----------
+    images, labels : (n, channels, h, w) and int64 (n,), the plan's part of the batch
+    backward : what makes gradients of a loss
+
+    Returns
+    -------
+    losses, one a subnet: cross-entropy of the largest, divergence from it of the others; of a
+    shared batch, this process's part of them
+
+    Raises
+    ------
+    TrainingError
+        A loss is not finite; names the subnet.
+    """
+    largest, *others = plan.subnets
+    features = dropped_out(supernet.features(images, largest), config.dropout, plan)
+    teacher = supernet.classify(features)
+    loss = F.cross_entropy(
+        teacher, labels, label_smoothing=config.label_smoothing, reduction="none"
+    )
+    losses = [_learn(loss, largest, backward)]
+    for code in others:
+        loss = distillation_loss(supernet(images, code), teacher, config)
+        losses.append(_learn(loss, code, backward))
+    return losses
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, config: SupernetConfig) -> Tensor:
+    """The divergence that the settings ask for, of logits (n, classes); (n,)."""
+    if config.distillation == "kl":
+        return kl_divergence(student, teacher)
+    return adaptive_divergence(student, teacher, config.alphas, config.ratio_limit)
+
+
+def dropped_out(features: Tensor, share: float, plan: StepPlan) -> Tensor:
+    """Features (n, c, 1, 1) with that share of them set to 0, and the others larger instead."""
+    if not share:
+        return features
+    drawn = np.random.default_rng(plan.dropout).random((plan.images, features.shape[1]))
+    kept = torch.from_numpy(drawn[plan.part] >= share).to(features)
+    return features * kept[:, :, None, None] / (1 - share)
+
+
+def _learn(losses: Tensor, code: SubnetCode, backward: Backward) -> float:
+    """Make gradients of the mean loss of the whole batch; returns this process's part of it."""
+    loss = losses.sum() / parallel.elements(losses)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise TrainingError(f"loss of subnet {code} is {value}")
+    backward(loss)
+    return value

@@ -1,0 +1,164 @@
+"""Training from images to a file: it learns, it is reproducible, and it survives kills."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError
+from nni_spaceevo.files import exclusive
+from nni_spaceevo.quant import uninitialized
+from nni_spaceevo.supernet.run import SupernetRun
+from nni_spaceevo.supernet.weights import load_supernet
+
+from .tiny import CONFIG, stripes, tiny_hyperspace, uniform
+
+TINY = tiny_hyperspace()
+SPACE = uniform(TINY)
+DATA = stripes()
+
+
+def new_run(folder, **kwargs):
+    return SupernetRun(TINY, SPACE, DATA, CONFIG, folder, **kwargs)
+
+
+def weights(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run, and the weights as training left them."""
+    run = new_run(tmp_path_factory.mktemp("whole"))
+    return run, weights(run.run())
+
+
+def test_it_learns_in_fp32_and_then_in_int8(finished):
+    run, _ = finished
+    assert [e.precision for e in run.epochs] == ["fp32", "fp32", "int8", "int8"]
+    assert run.epochs[-1].largest < run.epochs[0].largest
+    judged = [(e.largest_accuracy, e.smallest_accuracy) for e in run.epochs]
+    assert judged[0] == judged[2] == (None, None)
+    assert min(judged[3]) > 0.4  # Of four classes.
+
+
+def test_its_file_is_the_int8_supernet(finished):
+    run, trained = finished
+    loaded = load_supernet(run.weights_path, TINY, SPACE)
+    assert equal(weights(loaded), trained)
+    assert loaded.image.enabled and uninitialized(loaded) == []
+
+
+def test_two_runs_give_the_same_bits_whatever_else_is_drawn(finished, tmp_path):
+    torch.manual_seed(99)
+    run = new_run(tmp_path)
+    assert equal(weights(run.run(lambda epoch: torch.rand(7))), finished[1])
+    assert run.epochs == finished[0].epochs
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_stopped_after_any_epoch_continues_to_the_same_bits(finished, tmp_path, epoch):
+    def stop(ended):
+        if ended.epoch + 1 == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        new_run(tmp_path).run(stop)
+    continued = new_run(tmp_path)
+    assert len(continued.epochs) == epoch
+    assert equal(weights(continued.run()), finished[1])
+    assert continued.epochs == finished[0].epochs
+
+
+@pytest.mark.parametrize("steps", [1, 5, 6, 8])
+def test_a_run_stopped_within_an_epoch_continues_to_the_same_bits(finished, tmp_path, steps):
+    class Stopping(type(DATA)):
+        left = steps
+
+        def train_batch(self, index, resolution, seeds=None):
+            if seeds is not None:
+                if not Stopping.left:
+                    raise KeyboardInterrupt
+                Stopping.left -= 1
+            return super().train_batch(index, resolution, seeds)
+
+    data = Stopping(**vars(DATA))
+    with pytest.raises(KeyboardInterrupt):
+        SupernetRun(TINY, SPACE, data, CONFIG, tmp_path, save_every_s=0).run()
+    continued = new_run(tmp_path)
+    assert len(continued.epochs) == steps // 3
+    trained = []
+    step = continued.trainer.step
+    continued.trainer.step = lambda *args: trained.append(1) or step(*args)
+    assert equal(weights(continued.run()), finished[1])
+    assert len(trained) == 4 * 3 - steps
+    assert continued.epochs == finished[0].epochs
+
+
+def test_a_finished_run_has_nothing_left_to_do(finished, tmp_path):
+    run = new_run(tmp_path)
+    run.run()
+    run.weights_path.unlink()
+    again = new_run(tmp_path)
+    again.trainer.step = None
+    assert equal(weights(again.run()), finished[1])
+    assert again.weights_path.is_file()
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from supernet.test_run import new_run
+import torch
+torch.set_num_threads(1)
+new_run(Path(sys.argv[1]), save_every_s=0).run()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_9_at_any_moment_is_continued_to_the_same_bits(finished, tmp_path):
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(tests)]
+    for delay in (3.0, 3.7, 4.6):
+        process = subprocess.Popen(command)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True)
+    assert equal(weights(new_run(tmp_path).run()), finished[1])
+
+
+def test_checkpoints_of_other_settings_images_or_spaces_are_refused(tmp_path):
+    first = new_run(tmp_path)
+    first.run()
+    other = msgspec.structs.replace(CONFIG, dropout=0.1)
+    message = r"tiny-00-00\.training\.pt: made for other .*supernet\.dropout 0\.2, expected 0\.1"
+    with pytest.raises(CheckpointError, match=message):
+        SupernetRun(TINY, SPACE, DATA, other, tmp_path)
+    with pytest.raises(CheckpointError, match="images stripes, expected dots"):
+        SupernetRun(TINY, SPACE, replace(DATA, fingerprint="dots"), CONFIG, tmp_path)
+    path = SupernetRun(TINY, "tiny-11-00", DATA, CONFIG, tmp_path).path
+    first.path.rename(path)
+    with pytest.raises(CheckpointError, match="space tiny-00-00, expected tiny-11-00"):
+        SupernetRun(TINY, "tiny-11-00", DATA, CONFIG, tmp_path)
+
+
+def test_images_without_labels_and_a_second_process_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no labels to train with"):
+        SupernetRun(TINY, SPACE, replace(DATA, test_labels=None), CONFIG, tmp_path)
+    run = new_run(tmp_path)
+    with exclusive(run.path), pytest.raises(LockedError, match="is writing it"):
+        run.run()
