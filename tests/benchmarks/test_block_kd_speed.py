@@ -1,0 +1,173 @@
+"""The timing of a distillation step: the plain step is the same step, and the sums are right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nni_spaceevo.distill.config import DistillConfig, PretrainedConfig
+from nni_spaceevo.errors import SpaceEvoError
+from nni_spaceevo.network.layers import ConvLayer
+from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, WeightQuantizer
+
+
+def gradients(quantize, x, quantizer):
+    """Values, and gradients of what is quantized and of the quantizer."""
+    quantizer.zero_grad()
+    x = x.clone().requires_grad_()
+    out = quantize(x)
+    generator = torch.Generator().manual_seed(1)
+    (out * torch.randn(out.shape, generator=generator)).sum().backward()
+    return [out, x.grad, *(p.grad.clone() for p in quantizer.parameters())]
+
+
+def assert_same(ours, plain):
+    for a, b in zip(ours, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unsigned", [True, False], ids=["unsigned", "with zero point"])
+def test_plain_activations_have_the_packages_values_and_gradients(speed, unsigned):
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 5, 5)
+    quantizer = ActivationQuantizer(unsigned=unsigned)
+    quantizer.enabled = True
+    quantizer.initialize(0.5 * x)  # so that some values are clipped
+    ours = gradients(quantizer, x, quantizer)
+    plain = gradients(lambda v: speed.plain_activation(quantizer, v), x, quantizer)
+    assert len(ours) == len(plain) == (3 if unsigned else 4)
+    assert_same(ours, plain)
+
+
+def test_plain_weights_have_the_packages_values_and_gradients(speed):
+    torch.manual_seed(0)
+    largest = torch.randn(8, 4, 3, 3)
+    quantizer = WeightQuantizer(8)
+    quantizer.enabled = True
+    quantizer.initialize(0.5 * largest)
+    ours = gradients(lambda v: quantizer(v, largest), largest[:6, :3], quantizer)
+    plain = gradients(
+        lambda v: speed.plain_weight(quantizer, v, largest), largest[:6, :3], quantizer
+    )
+    assert_same(ours, plain)
+
+
+def test_layers_are_plain_within_and_as_before_afterwards(speed):
+    before = ActivationQuantizer.forward, WeightQuantizer.forward, ConvLayer._weight
+    with speed.plain_layers():
+        assert ActivationQuantizer.forward is speed.plain_activation
+        assert WeightQuantizer.forward is speed.plain_weight
+        assert ConvLayer._weight is not before[2]
+    assert (ActivationQuantizer.forward, WeightQuantizer.forward, ConvLayer._weight) == before
+
+
+@pytest.fixture(scope="module")
+def small(speed):
+    """A smaller teacher, and few small images."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        teacher = PretrainedConfig(model="torchvision:efficientnet_b0", weights="random")
+        patch.setattr(speed, "TEACHER", teacher)
+        config = DistillConfig(device="cpu", batch_size=3)
+        yield speed.Setting(32, 3, torch.device("cpu"), config)
+
+
+@pytest.fixture(scope="module")
+def teacher(speed, small):
+    """It, made once."""
+    return speed.new_teacher(small)
+
+
+@pytest.mark.parametrize("precision", [FP32, INT8], ids=lambda p: p.name)
+def test_all_ways_compute_the_same_and_differ_in_how_often_the_teacher_runs(
+    speed, small, teacher, precision, monkeypatch
+):
+    found = speed.all_steps(small, small.task("stage1", "mbv3_res", teacher), precision)
+    assert speed.check_same(small, found) < 1e-4
+    runs = []
+    features = type(teacher).stage_features
+    monkeypatch.setattr(
+        type(teacher), "stage_features", lambda *a: (runs.append(1), features(*a))[1]
+    )
+    for way, times in {"plain": 4, "package": 1, "cached": 0}.items():
+        runs.clear()
+        found[way](np.random.default_rng(0))
+        assert len(runs) == times, way
+
+
+def test_ways_that_differ_are_refused(speed, small, teacher):
+    found = speed.all_steps(small, small.task("stage1", "mbv2_res", teacher), FP32)
+    with torch.no_grad():
+        found["plain"].model.leave.weight.mul_(1.2)
+    with pytest.raises(SpaceEvoError, match="the ways differ by"):
+        speed.check_same(small, found)
+
+
+def test_mixed_precision_computes_about_the_same(speed, small, teacher):
+    losses = []
+    for mixed_precision in (False, True):
+        config = DistillConfig(device="cpu", batch_size=3, mixed_precision=mixed_precision)
+        setting = dataclasses.replace(small, config=config)
+        found = speed.all_steps(setting, setting.task("stage1", "mbv2_res", teacher), INT8)
+        assert speed.check_same(setting, found) < 0.05
+        losses.append(found["package"](np.random.default_rng(1)))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)
+
+
+def test_memory_is_that_of_this_process(speed, small, teacher):
+    kept = torch.ones(50 * 2**18)
+    found = speed.cpu_memory_mb(small, "mbv2_res", INT8, "cached", teacher.widths)
+    assert 50 < found["loaded"] <= found["peak"] < 4000
+    assert kept[0] == 1
+
+
+def row(precision, plain, package, cached):
+    ways = {"plain": plain, "package": package, "cached": cached}
+    return {
+        "block": "resnet",
+        "precision": precision,
+        **{
+            way: {"step_s": float(np.median(t)), "all_s": t, "memory_mb": {"peak": 5.0}}
+            for way, t in ways.items()
+        },
+    }
+
+
+ROWS = [row("fp32", [2.0, 4.0, 9.0], [1.0, 2.0, 3.0], [0.5] * 3), row("int8", [8.0], [2.0], [1.0])]
+
+
+def test_a_ratio_is_the_median_of_those_of_equal_draws(speed):
+    assert speed.ratios(ROWS[0]) == {"package": 2.0, "cached": 8.0}
+
+
+def test_phases_count_by_their_epochs(speed):
+    # 5 epochs of 4 s and one of 8 s; 5 of 2 s and one of 2 s; 5 of half a second and one of 1 s.
+    assert speed.over_recipe(ROWS) == {"resnet": {"package": 2.33, "cached": 8.0}}
+
+
+def test_the_table_has_every_step_and_the_whole_recipe(speed):
+    result = {"steps": ROWS, "times_faster": speed.over_recipe(ROWS)}
+    *_, fp32, int8, whole = speed.table(result).splitlines()
+    assert fp32 == "| resnet | fp32 | 4.00 | 2.00 | 0.50 | 2.0x | 8.0x | 5, 5, 5 |"
+    assert int8 == "| resnet | int8 | 8.00 | 2.00 | 1.00 | 4.0x | 8.0x | 5, 5, 5 |"
+    assert whole == "| resnet | all epochs | | | | 2.3x | 8.0x | |"
+
+
+def test_hours_are_all_steps_of_all_stages_and_block_types(speed, small, teacher, monkeypatch):
+    monkeypatch.setattr(speed, "new_teacher", lambda setting: teacher)
+    monkeypatch.setattr(speed, "new_step", lambda *a: lambda rng: None)
+    monkeypatch.setattr(speed, "seconds", lambda found, repeats: {"package": [0.1, 0.5, 0.2]})
+    result = speed.projection(small, 3)
+    assert len(result["of"]) == 36
+    batches = -(-1_281_167 // 3)
+    assert result["hours"] == pytest.approx(36 * 6 * batches * 0.2 / 3600, rel=1e-3)
+
+
+def test_the_picture_is_one(speed, tmp_path):
+    speed.picture({"steps": json.loads(json.dumps(ROWS))}, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
