@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import parallel
 from ..errors import QuantizationError
+from .fake_quantize import fake_quantize, fake_quantize_rows
 
 ACTIVATION_RANGE = (0, 255)
 WEIGHT_RANGE = (-128, 127)
@@ -102,9 +103,7 @@ class ActivationQuantizer(Quantizer):
             # A process without images. Its gradients are 0, for which torch has the scale itself.
             return x * self.scale + self.zero_point
         factor = 1 / math.sqrt(parallel.elements(x) * ACTIVATION_RANGE[1])
-        return torch._fake_quantize_learnable_per_tensor_affine(
-            x, self.scale, self.zero_point, *ACTIVATION_RANGE, factor
-        )
+        return fake_quantize(x, self.scale, self.zero_point, ACTIVATION_RANGE, factor)
 
 
 class WeightQuantizer(Quantizer):
@@ -157,10 +156,7 @@ class WeightQuantizer(Quantizer):
                 weight, scale.detach(), zero_point, 0, *WEIGHT_RANGE
             )
         factor = 1 / math.sqrt(weight[0].numel() * WEIGHT_RANGE[1])
-        zeros = torch.zeros_like(scale)
-        return torch._fake_quantize_learnable_per_channel_affine(
-            weight, scale, zeros, 0, *WEIGHT_RANGE, factor
-        )
+        return fake_quantize_rows(weight, scale, WEIGHT_RANGE, factor)
 
     def _per_tensor(self, weight: Tensor) -> Tensor:
         zero = torch.zeros(1, device=weight.device)
@@ -169,6 +165,4 @@ class WeightQuantizer(Quantizer):
                 weight, self.scale.detach(), zero.int(), *WEIGHT_RANGE
             )
         factor = 1 / math.sqrt(weight.numel() * WEIGHT_RANGE[1])
-        return torch._fake_quantize_learnable_per_tensor_affine(
-            weight, self.scale, zero, *WEIGHT_RANGE, factor
-        )
+        return fake_quantize(weight, self.scale, zero, WEIGHT_RANGE, factor)

@@ -22,9 +22,10 @@ from nni_spaceevo.files import packed_folder
 from nni_spaceevo.hyperspace import Hyperspace, SpaceCode
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.results import SearchResults
-from nni_spaceevo.plugin import report, seam, tuner
+from nni_spaceevo.plugin import seam, tuner
 from nni_spaceevo.plugin.seam import ExperimentError, Trial
 from nni_spaceevo.plugin.tuner import SpaceEvoTuner
+from nni_spaceevo.reports import job_report
 
 from .nni_experiments import write_job
 
@@ -287,7 +288,7 @@ def test_the_report_is_written_when_the_last_result_is_in(
     monkeypatch.setattr(seam, "experiment_config", lambda: {"maxTrialNumber": 2})
     reported: list[int] = []
     monkeypatch.setattr(
-        report,
+        job_report,
         "write_report",
         lambda job: reported.append(len(SearchResults.load(job.search_path).spaces)),
     )
@@ -310,7 +311,7 @@ def test_a_report_that_fails_does_not_spoil_the_search(
     def fail(job: Job) -> Path:
         raise ConfigError("no paper")
 
-    monkeypatch.setattr(report, "write_report", fail)
+    monkeypatch.setattr(job_report, "write_report", fail)
     monkeypatch.setattr(seam, "experiment_config", lambda: {"maxTrialNumber": 1})
     searcher = make(job)
     tell(searcher, 0, ask(searcher, 0))
