@@ -98,7 +98,10 @@ class LossErrors:
         known = np.isfinite(c["loss_error"]) & np.isfinite(c["paired_error"])
         if images < 2 or not known.all():
             return None
-        loss, paired = (float(np.sqrt(np.mean(c[k].astype(np.float64) ** 2))) for k in _ERRORS)
+        loss, paired = (
+            float(np.sqrt(np.mean(c[name].astype(np.float64) ** 2)))
+            for name in ("loss_error", "paired_error")
+        )
         within, between = _deviations(lut)
         return cls(images, loss, paired, within, between)
 
@@ -126,9 +129,6 @@ class LossErrors:
             return None
         noise = self.signal / math.tan(math.pi * (share - 0.5))
         return max(1, math.ceil(self.batches * (self.paired / noise) ** 2))
-
-
-_ERRORS = ("loss_error", "paired_error")
 
 
 def _deviations(lut: QuantizedLUT) -> tuple[float, float]:

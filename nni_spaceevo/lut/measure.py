@@ -147,8 +147,8 @@ def image_losses(errors: Iterable[Tensor], variance: Variance) -> np.ndarray:
     mode no image sees another. The spread over the images gives that mean's standard error. The
     mean is a ratio, and other images would have had another variance as well as another error: so
     an image's loss has, besides its error, what its share of the variance does to the mean (the
-    delta method). An image that is hard has much of the variance, too; without its share the
-    standard error would be overstated more than twice.
+    delta method). A hard image has much of the variance, too, so that the standard error would be
+    overstated without.
 
     Parameters
     ----------
