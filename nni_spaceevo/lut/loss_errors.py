@@ -172,10 +172,10 @@ def error_table(found: LossErrors) -> list[str]:
         _line("error of a loss", [f"{found.loss * f:.4f}" for f in factors]),
         _line("error of a difference", [f"{difference * f:.4f}" for f in factors]),
     ]
-    for words, spread in (("in a cell", found.within), ("of windows", found.between)):
+    for words, spread in (("in cells", found.within), ("of windows", found.between)):
         if spread:
             shares = [f"{found.paired * f / spread:.1%}" for f in factors]
-            lines.append(_line(f"/ differences {words}", shares))
+            lines.append(_line(f"share of the spread {words}", shares))
     ordered = [f"{found.right_pairs(n):.1%}" for n in BATCHES]
     return [*lines, _line("a cell's pairs in right order", ordered)]
 

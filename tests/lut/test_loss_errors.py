@@ -155,8 +155,8 @@ def test_the_table_has_errors_and_shares_by_batches() -> None:
         "batches of 64 images": "10",
         "error of a loss": "0.0300",
         "error of a difference": "0.0141",
-        "/ differences in a cell": "10.0%",
-        "/ differences of windows": "5.0%",
+        "share of the spread in cells": "10.0%",
+        "share of the spread of windows": "5.0%",
         "a cell's pairs in right order": "96.8%",
     }
     single = LossErrors(images=640, loss=0.03, paired=0.01, within=0.1, between=0.0)
