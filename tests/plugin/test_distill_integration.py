@@ -90,8 +90,8 @@ def wait_for(nni: NNI, condition: Callable[[], Any], seconds: float = 240) -> No
         time.sleep(0.1)
 
 
-def check_trials(nni: NNI, trials: list[seam.Trial], job: Job) -> None:
-    """Every task has one result, and its trial a curve."""
+def check_trials(nni: NNI, trials: list[seam.Trial], job: Job, *, stayed_up: bool = True) -> None:
+    """Every task has one result, and its trial a curve; the tuner lost no manager that stayed."""
     done = [t for t in trials if t.metrics is not None]
     results = Counter(t.metrics["task"] for t in done if t.metrics)
     assert results == dict.fromkeys(task_cells(job.hyperspace), 1)
@@ -102,7 +102,7 @@ def check_trials(nni: NNI, trials: list[seam.Trial], job: Job) -> None:
         assert trial.metrics["default"] == pytest.approx(rows.mean_loss)
         assert [point["precision"] for point in trial.intermediates] == ["fp32", "int8"]
         assert {"default", "largest", "smallest"} <= trial.intermediates[0].keys()
-    assert "Failed to receive" not in nni.log("dispatcher.log")
+    assert not stayed_up or "Failed to receive" not in nni.log("dispatcher.log")
 
 
 def test_failed_and_killed_trials_are_repeated_and_finished_ones_are_not(
@@ -220,7 +220,7 @@ def test_machines_that_share_no_disk_make_one_lut_though_one_goes_down(
     hosts[1].start()
     port = nni.resume(nni.last)
     nni.wait(port, seconds=300)
-    check_trials(nni, seam.trials(port), job)
+    check_trials(nni, seam.trials(port), job, stayed_up=trials is not None)
     assert job.lut_path.read_bytes() == alone.lut_path.read_bytes()
 
     # What lies on the machines' own disks gives the same LUT.
