@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from nni_spaceevo.distill.cache import FeatureCache
 from nni_spaceevo.distill.config import DistillConfig, PretrainedConfig
 from nni_spaceevo.distill.data import ImageData
-from nni_spaceevo.distill.device import autocast, training_device
+from nni_spaceevo.device import autocast, training_device
 from nni_spaceevo.distill.loss import nsr_loss
 from nni_spaceevo.distill.stage import StageRun
 from nni_spaceevo.distill.task import Features, StageTask
@@ -270,10 +270,10 @@ class PlainStep(Step):
         randoms = [model.random(rng) for _ in range(config.random_substages)]
         self._optimizer.zero_grad()
         for substage in (model.largest(), model.smallest(), *randoms):
-            with autocast(config, task.device):
+            with autocast(task.device, config.mixed_precision):
                 features = task.train_features(batch.index, batch.resolution, batch.seeds)
             before, after = features
-            with plain_layers(), autocast(config, task.device):
+            with plain_layers(), autocast(task.device, config.mixed_precision):
                 student = model(before, substage)
             loss = nsr_loss(student, after)
             loss.backward()
@@ -299,7 +299,7 @@ def new_step(setting: Setting, task: StageTask, precision: Precision, way: str) 
 
 
 def _features(setting: Setting, task: StageTask) -> Features:
-    with autocast(setting.config, task.device):
+    with autocast(task.device, setting.config.mixed_precision):
         return task.train_features(torch.arange(setting.batch), setting.resolution)
 
 
@@ -553,7 +553,7 @@ def main() -> None:
     on_gpu = options.device == "cuda"
     setting = CUDA if on_gpu else CPU
     # Refuses by name where torch sees no GPU.
-    training_device(setting.config)
+    training_device(setting.config.device, "distill")
     result: dict[str, Any] = {
         "machine": machine(on_gpu),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..device import autocast
 from ..errors import TrainingError
 from ..files import digest, to_json
 from ..hyperspace import Chain, ElasticStage
@@ -26,7 +27,6 @@ from ..parallel import ALONE, Ranks
 from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialized
 from .cache import FeatureCache
 from .config import DistillConfig
-from .device import autocast
 from .loss import nsr_loss
 from .task import Batch, Features, StageTask
 
@@ -269,7 +269,7 @@ class StageRun:
         part = self.ranks.part(len(batch))
         # A process without images has none of the right shape.
         some = batch.part(part) if part.start < part.stop else batch.part(slice(1))
-        with autocast(self.config, self.task.device):
+        with autocast(self.task.device, self.config.mixed_precision):
             found = self.task.train_features(some.index, some.resolution, some.seeds)
         before, after = (f[: part.stop - part.start].contiguous() for f in found)
         cache.put(*number, (before, after))
@@ -293,7 +293,7 @@ class StageRun:
         return np.array([losses[0], losses[1], np.mean(losses[2:] or losses[:2])])
 
     def _student(self, before: Tensor, substage: SubStage) -> Tensor:
-        with autocast(self.config, self.task.device):
+        with autocast(self.task.device, self.config.mixed_precision):
             after: Tensor = self.model(before, substage)
         return after
 

@@ -111,10 +111,10 @@ class Distilled:
 @cache
 def _job_and_teacher(job_path: str) -> tuple[Job, torch.device, FeatureTeacher]:
     """Read and checked once a worker and not once a cell."""
-    from ..distill.device import training_device
+    from ..device import training_device
 
     job = Job(job_path)
-    device = training_device(job.config.distill)
+    device = training_device(job.config.distill.device, "distill")
     # Of several trials that start on one machine, one trains the teacher.
     with exclusive(job.teacher_path, wait=True):
         return job, device, prepared_teacher(job, say=lambda line: None)
@@ -226,9 +226,9 @@ def all_rows(job: Job, say: Say = print) -> list[Row]:
     import torch
     from tqdm import tqdm
 
-    from ..distill.device import training_device
+    from ..device import training_device
 
-    on_gpus = training_device(job.config.distill).type == "cuda"
+    on_gpus = training_device(job.config.distill.device, "distill").type == "cuda"
     count = torch.cuda.device_count() if on_gpus else os.cpu_count() or 1
     names = {cell: name for name, cell in task_cells(job.hyperspace).items()}
     done: list[Distilled] = []

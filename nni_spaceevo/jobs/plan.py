@@ -55,12 +55,12 @@ def _description(job: Job, teacher: FeatureTeacher) -> str:
 
 
 def _device(job: Job) -> str:
-    from ..distill.device import device_name, training_device
+    from ..device import device_name, training_device
 
     config = job.config.distill
     numbers = "bfloat16 and float32" if config.mixed_precision else "float32"
     cached = f"; teacher's features kept in {config.cache_gb:g} GB" if config.cache_gb else ""
-    return f"{device_name(training_device(config))}, {numbers}{cached}"
+    return f"{device_name(training_device(config.device, 'distill'))}, {numbers}{cached}"
 
 
 def _table(job: Job, teacher: FeatureTeacher, found: list[StageFeatures]) -> list[str]:

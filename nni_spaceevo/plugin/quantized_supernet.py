@@ -147,7 +147,7 @@ class SandwichModule(BaseOneShotLightningModule):
 
     @property
     def _made_for(self) -> dict[str, str]:
-        return {**self.space.supernet.made_for, **settings("supernet", plain(self.config))}
+        return {**self.space.supernet.made_for, **settings("supernet", self.config.deciding)}
 
     # ---- training -----------------------------------------------------------------------------
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ..errors import ConfigError
-from ..files import Record
+from ..files import Record, plain
 
 
 class PhaseConfig(Record, frozen=True):
@@ -56,6 +56,9 @@ class SupernetConfig(Record, frozen=True):
     recalibration_batches : batches of training images that BatchNorm's statistics are taken from
         before each evaluation
     evaluate_every : epochs between evaluations; the last epoch of a phase is always evaluated
+    evaluated_subnets : random subnets, always the same, that are evaluated besides the largest and
+        the smallest
+    device : `auto` is a GPU (CUDA) if there is one
     mixed_precision : convolutions in bfloat16 while training, which GPUs compute faster
     seed : of everything random
     """
@@ -75,6 +78,8 @@ class SupernetConfig(Record, frozen=True):
     gradient_limit: float = 1.0
     recalibration_batches: int = 20
     evaluate_every: int = 5
+    evaluated_subnets: int = 3
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: bool = False
     seed: int = 0
 
@@ -88,6 +93,7 @@ class SupernetConfig(Record, frozen=True):
             ("random_subnets", 0),
             ("recalibration_batches", 1),
             ("evaluate_every", 1),
+            ("evaluated_subnets", 0),
             ("weight_decay", 0),
             ("seed", 0),
         ):
@@ -107,6 +113,11 @@ class SupernetConfig(Record, frozen=True):
                 )
         if not self.epochs:
             raise ConfigError("supernet: no epochs in either phase")
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """The settings that results depend on, as plain data; not where they come from."""
+        return {key: value for key, value in plain(self).items() if key != "device"}
 
     @property
     def epochs(self) -> int:

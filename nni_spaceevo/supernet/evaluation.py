@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from ..errors import ConfigError
 from ..hyperspace import SubnetCode
+from ..quant import Precision, set_precision
 from .data import LabelledImages, calibration_batches
 from .model import Subnet, Supernet
 from .recalibration import recalibrate
@@ -31,7 +32,12 @@ class Evaluation:
 
 
 def calibrated_subnet(
-    supernet: Supernet, code: SubnetCode, data: LabelledImages, batch_size: int, batches: int
+    supernet: Supernet,
+    code: SubnetCode,
+    data: LabelledImages,
+    batch_size: int,
+    batches: int,
+    precision: Precision | None = None,
 ) -> Subnet:
     """A subnet of its own, in evaluation mode, its BatchNorm measured on training images.
 
@@ -40,6 +46,7 @@ def calibrated_subnet(
     Parameters
     ----------
     batch_size, batches : images a batch, and how many batches
+    precision : that the subnet is to have; None for the supernet's
 
     Raises
     ------
@@ -47,6 +54,8 @@ def calibrated_subnet(
         A batch of one image.
     """
     subnet = supernet.extract(code)
+    if precision is not None:
+        set_precision(subnet, precision)
     device = next(subnet.parameters()).device
     images = calibration_batches(data, code.resolution, batch_size, batches)
     recalibrate(subnet, (batch.to(device) for batch in images))

@@ -16,7 +16,7 @@ from ..files import Record, convert, exclusive, plain
 from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
 from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..parallel import ALONE, Ranks
-from ..quant import set_precision
+from ..quant import FP32, INT8, Precision, set_precision
 from .config import SupernetConfig
 from .data import LabelledImages, shuffled_batches
 from .evaluation import calibrated_subnet, evaluate
@@ -25,15 +25,30 @@ from .trainer import SupernetTrainer
 from .weights import save_supernet
 
 
+class Accuracies(Record, frozen=True):
+    """Shares of the held-out images whose label subnets name, each with statistics of its own.
+
+    Attributes
+    ----------
+    largest, smallest : of these subnets
+    random : mean of the random subnets that are evaluated; None without any
+    """
+
+    largest: float
+    smallest: float
+    random: float | None
+
+
 class SupernetEpoch(Record, frozen=True):
     """What one epoch came to.
 
     Attributes
     ----------
     epoch : counted from 0
-    precision : `fp32` or `int8`
+    precision : `fp32` or `int8`, in which it trained
     largest, smallest, random : mean losses; cross-entropy of the largest, divergence of the others
-    largest_accuracy, smallest_accuracy : on the held-out images, where they were evaluated
+    fp32 : accuracies without quantizers, of epochs after which there was an evaluation
+    int8 : the same with quantizers, in the second phase
     """
 
     epoch: int
@@ -41,8 +56,8 @@ class SupernetEpoch(Record, frozen=True):
     largest: float
     smallest: float
     random: float
-    largest_accuracy: float | None = None
-    smallest_accuracy: float | None = None
+    fp32: Accuracies | None = None
+    int8: Accuracies | None = None
 
 
 Report = Callable[[SupernetEpoch], None]
@@ -100,7 +115,7 @@ class SupernetRun:
         self.made_for = {
             **self.supernet.made_for,
             "images": data.fingerprint,
-            **settings("supernet", plain(config)),
+            **settings("supernet", config.deciding),
         }
         self.epochs: list[SupernetEpoch] = []
         # Of the epoch under way: steps done, and the sums of their losses.
@@ -183,16 +198,34 @@ class SupernetRun:
         )
         if not self.config.is_evaluated(epoch):
             return ended
+        quantized = self.config.is_quantized(epoch)
         return replace(
             ended,
-            largest_accuracy=self.accuracy(self.supernet.largest),
-            smallest_accuracy=self.accuracy(self.supernet.smallest),
+            fp32=self.accuracies(FP32),
+            int8=self.accuracies(INT8) if quantized else None,
         )
 
-    def accuracy(self, code: SubnetCode) -> float:
+    def accuracies(self, precision: Precision) -> Accuracies:
+        """Of the largest, the smallest and the same few random subnets, by the weights as they are.
+
+        Parameters
+        ----------
+        precision : that the subnets compute in; INT8 once the second phase has begun
+        """
+        rng = np.random.default_rng(self.config.seed)
+        hyperspace, space = self.supernet.hyperspace, self.supernet.space
+        drawn = [hyperspace.random_subnet(space, rng) for _ in range(self.config.evaluated_subnets)]
+        random = [self.accuracy(code, precision) for code in drawn]
+        return Accuracies(
+            largest=self.accuracy(self.supernet.largest, precision),
+            smallest=self.accuracy(self.supernet.smallest, precision),
+            random=float(np.mean(random)) if random else None,
+        )
+
+    def accuracy(self, code: SubnetCode, precision: Precision) -> float:
         """Share of the held-out images whose label a subnet names, BatchNorm recalibrated."""
         batches = self.config.batch_size, self.config.recalibration_batches
-        subnet = calibrated_subnet(self.supernet, code, self.data, *batches)
+        subnet = calibrated_subnet(self.supernet, code, self.data, *batches, precision)
         return evaluate(subnet, self.data).accuracy
 
 

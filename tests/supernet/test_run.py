@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
 from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError
 from nni_spaceevo.files import exclusive
-from nni_spaceevo.quant import uninitialized
+from nni_spaceevo.quant import INT8, uninitialized
 from nni_spaceevo.supernet.run import SupernetRun
 from nni_spaceevo.supernet.weights import load_supernet
 
@@ -49,9 +50,21 @@ def test_it_learns_in_fp32_and_then_in_int8(finished):
     run, _ = finished
     assert [e.precision for e in run.epochs] == ["fp32", "fp32", "int8", "int8"]
     assert run.epochs[-1].largest < run.epochs[0].largest
-    judged = [(e.largest_accuracy, e.smallest_accuracy) for e in run.epochs]
+    judged = [(e.fp32, e.int8) for e in run.epochs]
     assert judged[0] == judged[2] == (None, None)
-    assert min(judged[3]) > 0.4  # Of four classes.
+    assert judged[1][1] is None  # No ranges yet.
+    for found in judged[3]:
+        assert min(found.largest, found.smallest) > 0.4  # Of four classes.
+        assert 0 < found.random <= 1
+
+
+def test_the_random_subnets_that_are_evaluated_are_always_the_same(finished):
+    run, _ = finished
+    assert run.accuracies(INT8) == run.epochs[-1].int8
+    rng = np.random.default_rng(CONFIG.seed)
+    drawn = [TINY.random_subnet(run.supernet.space, rng) for _ in range(CONFIG.evaluated_subnets)]
+    each = [run.accuracy(code, INT8) for code in drawn]
+    assert run.epochs[-1].int8.random == pytest.approx(sum(each) / len(each))
 
 
 def test_its_file_is_the_int8_supernet(finished):

@@ -1,4 +1,4 @@
-"""Where distillation computes, and in which numbers. There need not be a GPU."""
+"""Distillation in mixed precision, and where it computes. There need not be a GPU."""
 
 import msgspec
 import pytest
@@ -6,48 +6,13 @@ import torch
 from torch import nn
 
 from nni_spaceevo.distill.config import DistillConfig
-from nni_spaceevo.distill.device import training_device
 from nni_spaceevo.distill.loss import nsr_loss
 from nni_spaceevo.distill.stage import StageRun, StageTask
-from nni_spaceevo.errors import CheckpointError, ConfigError
+from nni_spaceevo.errors import CheckpointError
 from nni_spaceevo.quant import ActivationQuantizer
 
 CONFIG = DistillConfig(epochs_fp32=2, epochs_int8=1, batch_size=32)
 MIXED = msgspec.structs.replace(CONFIG, mixed_precision=True)
-
-
-def gpus(monkeypatch, count):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "count", "number", "found"),
-    [
-        ("auto", 0, "0", "cpu"),
-        ("auto", 2, "0", "cuda:0"),
-        ("cuda", 2, "1", "cuda:1"),
-        ("cpu", 2, "1", "cpu"),
-        ("auto", 0, "7", "cpu"),
-    ],
-)
-def test_each_process_has_its_gpu_if_there_is_one(monkeypatch, wanted, count, number, found):
-    gpus(monkeypatch, count)
-    monkeypatch.setenv("LOCAL_RANK", number)
-    assert training_device(DistillConfig(device=wanted)) == torch.device(found)
-
-
-def test_a_gpu_that_is_not_there_is_one_error(monkeypatch):
-    gpus(monkeypatch, 0)
-    with pytest.raises(ConfigError, match=r"device is cuda, but torch .* sees no GPU; expected a"):
-        training_device(DistillConfig(device="cuda"))
-
-
-def test_more_processes_than_gpus_are_one_error(monkeypatch):
-    gpus(monkeypatch, 2)
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="process 3 of a machine that has 2 GPUs; start at most"):
-        training_device(DistillConfig())
 
 
 class Smooth(nn.Module):

@@ -1,0 +1,49 @@
+"""Where networks are trained, and in which numbers."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from .errors import ConfigError
+
+
+def training_device(wanted: Literal["auto", "cpu", "cuda"], section: str) -> torch.device:
+    """The CPU, or the GPU that is this process's: number `LOCAL_RANK`, which `torchrun` sets.
+
+    Parameters
+    ----------
+    wanted : what the settings say; `auto` is a GPU (CUDA) if there is one
+    section : of the job file that says it, for errors
+
+    Raises
+    ------
+    ConfigError
+        A GPU is asked for, and torch sees none, or fewer than processes.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"{section}: device is cuda, but torch {torch.__version__} sees no GPU; expected a "
+            "CUDA build of torch, a driver and a GPU, or device: auto"
+        )
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= count:
+        raise ConfigError(
+            f"{section}: process {number + 1} of a machine that has {count} GPUs; start at most "
+            f"one a GPU (torchrun --nproc-per-node {count}), or give device: cpu"
+        )
+    return torch.device("cuda", number)
+
+
+def device_name(device: torch.device) -> str:
+    """A device for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def autocast(device: torch.device, enabled: bool) -> torch.autocast:
+    """Convolutions in bfloat16 if the settings want it; nothing otherwise."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
