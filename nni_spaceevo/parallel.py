@@ -98,6 +98,14 @@ class Ranks:
         """The first process's number, whatever the others have; raises as `total`."""
         return int(self.total(torch.tensor(number if self.is_first else 0)))
 
+    def text_from_first(self, text: str) -> str:
+        """The first process's text, whatever the others have; raises as `total`."""
+        letters = list(text.encode())
+        sent = torch.zeros(self.from_first(len(letters)), dtype=torch.int64)
+        if self.is_first:
+            sent += torch.tensor(letters, dtype=torch.int64)
+        return bytes(self.total(sent).tolist()).decode()
+
     def wait(self) -> None:
         """Wait until all processes are here; raises as `total`."""
         self.from_first(0)

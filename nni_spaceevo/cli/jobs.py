@@ -1,4 +1,4 @@
-"""Verbs about a whole job: `distill`, `report` and `demo`."""
+"""Verbs about a whole job: `distill`, `report`, `train` and `demo`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .common import Verbs, add_job
 if TYPE_CHECKING:
     from ..distill.stage import EpochLoss
     from ..jobs.job import Job
+    from ..supernet.run import SupernetEpoch
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -28,6 +29,16 @@ def add_verbs(verbs: Verbs) -> None:
     verb = verbs.add_parser("report", help="write the report of the last NNI search again")
     add_job(verb)
     verb.set_defaults(run=_report)
+
+    verb = verbs.add_parser("train", help="train the quantized-for-all supernet of a space")
+    add_job(verb)
+    verb.add_argument(
+        "--space",
+        default="best",
+        help="space code; default: best, the best one of the job's search",
+    )
+    verb.add_argument("--seed", type=int, help="of everything random; default: the job's")
+    verb.set_defaults(run=_train)
 
     verb = verbs.add_parser("demo", help="the digits example, from nothing to a report")
     verb.add_argument(
@@ -65,7 +76,8 @@ def _distill_all(job: Job) -> None:
 
 
 def _distill_task(job: Job, task: str) -> None:
-    from ..jobs.distillation import cache_use, distil_task, is_first_process
+    from ..jobs.distillation import cache_use, distil_task
+    from ..jobs.workers import is_first_process
     from ..lut.merge import task_cells
 
     tasks = task_cells(job.hyperspace)
@@ -93,6 +105,18 @@ def _report(options: argparse.Namespace) -> None:
     from ..reports.job_report import write_report
 
     print((write_report(Job(options.job)) / "report.md").read_text(encoding="utf-8"))
+
+
+def _train(options: argparse.Namespace) -> None:
+    from ..jobs.job import Job
+    from ..jobs.supernets import train_supernet
+
+    def report(epoch: SupernetEpoch) -> None:
+        print(epoch.outcome, flush=True)
+
+    trained = train_supernet(Job(options.job), options.space, options.seed, report)
+    if trained:
+        print(f"{trained.space}, seed {trained.seed} -> {trained.path}")
 
 
 def _demo(options: argparse.Namespace) -> None:

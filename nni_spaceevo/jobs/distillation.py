@@ -134,11 +134,6 @@ def rows_folder(job: Job) -> RowsFolder:
     return RowsFolder(job.rows_path, job.hyperspace, made_with)
 
 
-def is_first_process() -> bool:
-    """Whether this is the first of the processes that `torchrun` has started for one task."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def distilled_rows(
     job_path: str, cell: Cell | None, report: Report = lambda loss: None
 ) -> StageRows | None:

@@ -21,6 +21,7 @@ from ..errors import ConfigError
 from ..files import Record, read_yaml
 from ..hyperspace import Hyperspace, load_hyperspace
 from ..lut.config import LUTConfig
+from ..supernet.config import SupernetConfig
 
 SCHEMA = 1
 
@@ -63,7 +64,7 @@ class JobConfig(Record, frozen=True):
     hyperspace : YAML file (relative to the job file) or preset
     dataset : name of a dataset, or its settings; see `nni_spaceevo.distill.config`
     teacher : settings of one to train, or of a pretrained one; see there
-    distill, lut, search : the other steps
+    distill, lut, search, supernet : the other steps
     predictor : folder of a latency predictor (relative to the job file, or one that comes with the
         package), or of an nn-Meter predictor; None profiles this machine into the work folder
     trust_pickle : read an nn-Meter predictor's pickles, which runs whatever code is in them
@@ -78,6 +79,7 @@ class JobConfig(Record, frozen=True):
     search: SearchConfig
     distill: DistillConfig = DistillConfig()
     lut: LUTConfig = LUTConfig()
+    supernet: SupernetConfig = SupernetConfig()
     predictor: str | None = None
     trust_pickle: bool = False
     work_dir: str = "work"
@@ -86,6 +88,8 @@ class JobConfig(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ConfigError(f"job schema {self.schema}; this version reads {SCHEMA}")
+        if self.supernet.seed:
+            raise ConfigError("supernet: seed is the job's; give it outside of supernet")
 
 
 class Job:
@@ -161,6 +165,11 @@ class Job:
     def search_path(self) -> Path:
         """All scored spaces of the last search."""
         return self.work / "search.json"
+
+    @property
+    def supernets_path(self) -> Path:
+        """Folder of the supernets, in one folder a seed."""
+        return self.work / "supernets"
 
     @property
     def report_path(self) -> Path:

@@ -18,6 +18,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that `torchrun` has started for one task."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def in_workers(
     function: Callable[[T], R], given: Sequence[T], count: int
 ) -> Iterator[tuple[T, R | Exception]]:

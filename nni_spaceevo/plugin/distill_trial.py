@@ -9,18 +9,18 @@ one talks to NNI.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, SpaceEvoError
-from ..jobs.distillation import distilled_rows, is_first_process
+from ..errors import ConfigError
+from ..jobs.distillation import distilled_rows
 from ..jobs.job import Job
+from ..jobs.workers import is_first_process
 from ..lut.merge import StageRows, task_cells
 from . import seam
+from .trial_base import trial_main
 
 if TYPE_CHECKING:
     from ..distill.stage import EpochLoss
@@ -59,12 +59,12 @@ def metrics_of(found: StageRows) -> dict[str, Any]:
     }
 
 
-def run(job: Job) -> StageRows | None:
+def run(job: Job) -> str | None:
     """Distil the task that NNI has for this trial and report it.
 
     Returns
     -------
-    its rows; None in other processes than the first
+    a line about it; None in other processes than the first
 
     Raises
     ------
@@ -86,22 +86,12 @@ def run(job: Job) -> StageRows | None:
     )
     assert found is not None
     trial.report_final(metrics_of(found))
-    return found
+    return f"{found.outcome}, {len(found.rows)} sub-stages"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, 1 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="nni_spaceevo.plugin.distill_trial", description=__doc__)
-    parser.add_argument("--job", type=Path, required=True, help="job file (YAML)")
-    options = parser.parse_args(arguments)
-    try:
-        found = run(Job(options.job))
-    except SpaceEvoError as error:
-        print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
-        return 1
-    if found is not None:
-        print(f"{found.outcome}, {len(found.rows)} sub-stages", flush=True)
-    return 0
+    return trial_main("nni_spaceevo.plugin.distill_trial", __doc__, run, arguments)
 
 
 if __name__ == "__main__":

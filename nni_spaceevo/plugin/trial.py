@@ -6,21 +6,18 @@ takes less than a second: with the LUT built, nothing here imports torch or NNI.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ..errors import SpaceEvoError
 from ..jobs.job import Job
 from ..jobs.scoring import metrics_of, score_config
 from ..search import qt_score
 from . import seam
+from .trial_base import trial_main
 
 
-def run(job: Job) -> dict[str, Any]:
-    """Score the space that NNI has for this trial and report it; returns the metrics.
+def run(job: Job) -> str:
+    """Score the space that NNI has for this trial and report it; returns a line about it.
 
     Raises
     ------
@@ -37,28 +34,18 @@ def run(job: Job) -> dict[str, Any]:
     score = qt_score(lut, code, score_config(job, constraints_ms))
     metrics = metrics_of(score, constraints_ms)
     trial.report_final(metrics)
-    return metrics
+    loss = metrics["top_loss"]
+    return (
+        f"{metrics['space']}: Q-T score {metrics['default']:.4f}, "
+        f"{metrics['share_within_T']:.1%} of subnets within T, "
+        f"top loss {'none' if loss is None else format(loss, '.4f')}, "
+        f"{metrics['min_ms']:.3g} to {metrics['max_ms']:.3g} ms"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code, 1 after an error that the user can mend."""
-    parser = argparse.ArgumentParser(prog="nni_spaceevo.plugin.trial", description=__doc__)
-    parser.add_argument("--job", type=Path, required=True, help="job file (YAML)")
-    options = parser.parse_args(arguments)
-    try:
-        metrics = run(Job(options.job))
-    except SpaceEvoError as error:
-        print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
-        return 1
-    loss = metrics["top_loss"]
-    print(
-        f"{metrics['space']}: Q-T score {metrics['default']:.4f}, "
-        f"{metrics['share_within_T']:.1%} of subnets within T, "
-        f"top loss {'none' if loss is None else format(loss, '.4f')}, "
-        f"{metrics['min_ms']:.3g} to {metrics['max_ms']:.3g} ms",
-        flush=True,
-    )
-    return 0
+    return trial_main("nni_spaceevo.plugin.trial", __doc__, run, arguments)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class SupernetConfig(Record, frozen=True):
             ("random_subnets", 0),
             ("recalibration_batches", 1),
             ("evaluate_every", 1),
-            ("evaluated_subnets", 0),
+            ("evaluated_subnets", 1),
             ("weight_decay", 0),
             ("seed", 0),
         ):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from msgspec.structs import replace
+from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..files import Record, convert, exclusive, plain
@@ -31,12 +32,17 @@ class Accuracies(Record, frozen=True):
     Attributes
     ----------
     largest, smallest : of these subnets
-    random : mean of the random subnets that are evaluated; None without any
+    random : mean of the random subnets that are evaluated
     """
 
     largest: float
     smallest: float
-    random: float | None
+    random: float
+
+    @property
+    def outcome(self) -> str:
+        """The three in a few words."""
+        return f"{self.largest:.2%} largest, {self.random:.2%} random, {self.smallest:.2%} smallest"
 
 
 class SupernetEpoch(Record, frozen=True):
@@ -58,6 +64,18 @@ class SupernetEpoch(Record, frozen=True):
     random: float
     fp32: Accuracies | None = None
     int8: Accuracies | None = None
+
+    @property
+    def outcome(self) -> str:
+        """A line for people."""
+        losses = f"loss {self.largest:.3f} of the largest, {self.smallest:.3f} of the smallest"
+        judged = [f"{name.upper()} accuracy {found.outcome}" for name, found in self._accuracies]
+        return "; ".join([f"epoch {self.epoch + 1}, {self.precision}: {losses}", *judged])
+
+    @property
+    def _accuracies(self) -> list[tuple[str, Accuracies]]:
+        found = (("fp32", self.fp32), ("int8", self.int8))
+        return [(name, value) for name, value in found if value is not None]
 
 
 Report = Callable[[SupernetEpoch], None]
@@ -177,6 +195,14 @@ class SupernetRun:
         self.trainer.start_epoch(epoch)
         rng = np.random.default_rng([self.config.seed, epoch])
         batches = shuffled_batches(self.data.train_size, self.config.batch_size, rng)
+        bar = tqdm(
+            total=len(batches),
+            desc=f"Epoch {epoch + 1} of {self.config.epochs}, {self.trainer.precision(epoch).name}",
+            initial=self._steps,
+            leave=False,
+            mininterval=1,
+            disable=None if self.trainer.ranks.is_first else True,
+        )
         while self._steps < len(batches):
             index = batches[self._steps]
             plan = self.trainer.plan(epoch, self._steps, len(batches), len(index))
@@ -184,6 +210,7 @@ class SupernetRun:
             images = self.data.train_batch(part, plan.resolution, seeds).to(self._device)
             self._sums += self.trainer.step(images, self._labels[part].to(self._device), plan)
             self._steps += 1
+            bar.update()
             if time.monotonic() - self._saved_at >= self.save_every_s:
                 self._save()
 
@@ -219,7 +246,7 @@ class SupernetRun:
         return Accuracies(
             largest=self.accuracy(self.supernet.largest, precision),
             smallest=self.accuracy(self.supernet.smallest, precision),
-            random=float(np.mean(random)) if random else None,
+            random=float(np.mean(random)),
         )
 
     def accuracy(self, code: SubnetCode, precision: Precision) -> float:

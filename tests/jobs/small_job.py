@@ -8,6 +8,16 @@ from nni_spaceevo.files import to_yaml
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.testing import synthetic_hyperspace
 
+# Of a training of a supernet that takes seconds.
+SUPERNET = {
+    "fp32": {"epochs": 1, "learning_rate": 0.1},
+    "int8": {"epochs": 1, "learning_rate": 0.01},
+    "batch_size": 448,
+    "random_subnets": 1,
+    "recalibration_batches": 1,
+    "evaluated_subnets": 1,
+}
+
 
 def predictor_name() -> str:
     """A predictor that comes with the package, so that no test needs a quiet machine."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 from jobs.small_job import write_small_job
@@ -15,27 +14,13 @@ from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.lut.merge import StageRows
 from nni_spaceevo.plugin import distill_trial, seam
 
-
-class _Trial:
-    """Stands in for `seam.ThisTrial`."""
-
-    parameters: ClassVar[dict[str, Any]] = {}
-    curve: ClassVar[list[dict[str, Any]]] = []
-    final: ClassVar[list[dict[str, Any]]] = []
-
-    def report_intermediate(self, metrics: dict[str, Any]) -> None:
-        self.curve.append(metrics)
-
-    def report_final(self, metrics: dict[str, Any]) -> None:
-        self.final.append(metrics)
+from .stand_in import Trial
 
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
-    monkeypatch.setattr(seam, "ThisTrial", _Trial)
-    monkeypatch.setattr(_Trial, "parameters", {"task": "stage2_resnet"})
-    monkeypatch.setattr(_Trial, "curve", [])
-    monkeypatch.setattr(_Trial, "final", [])
+    monkeypatch.setattr(seam, "ThisTrial", Trial)
+    Trial.begin(task="stage2_resnet")
     return write_small_job(tmp_path)
 
 
@@ -43,10 +28,10 @@ def test_a_trial_reports_its_curve_and_its_rows(
     job: Job, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert distill_trial.main(["--job", str(job.path)]) == 0
-    assert [point["precision"] for point in _Trial.curve] == ["fp32", "int8"]
-    for point in _Trial.curve:
+    assert [point["precision"] for point in Trial.curve] == ["fp32", "int8"]
+    for point in Trial.curve:
         assert all(point[key] > 0 for key in ("default", "largest", "smallest"))
-    (final,) = _Trial.final
+    (final,) = Trial.final
     found = rows_folder(job).find("stage2_resnet")
     assert found is not None
     assert StageRows.unpacked(final["rows"], "") == found
@@ -55,20 +40,20 @@ def test_a_trial_reports_its_curve_and_its_rows(
     assert (final["lowest_loss"], final["highest_loss"]) == (min(losses), max(losses))
     assert (final["task"], final["substages"]) == ("stage2_resnet", len(losses))
     # NNI's page cannot show anything else.
-    assert all(isinstance(v, str | int | float) for v in (final | _Trial.curve[0]).values())
+    assert all(isinstance(v, str | int | float) for v in (final | Trial.curve[0]).values())
     assert "stage2_resnet: INT8 NSR loss " in capsys.readouterr().out
     # Once more: nothing is trained, and NNI sees the same.
-    curve = list(_Trial.curve)
+    curve = list(Trial.curve)
     from nni_spaceevo.distill.stage import StageRun
 
     monkeypatch.setattr(StageRun, "run", lambda *_: pytest.fail("distilled again"))
     assert distill_trial.main(["--job", str(job.path)]) == 0
-    assert _Trial.curve == curve * 2
-    assert _Trial.final == [final] * 2
+    assert Trial.curve == curve * 2
+    assert Trial.final == [final] * 2
     # Without the checkpoint too: the rows are enough.
     (job.stages_path / "stage2_resnet.pt").unlink()
     assert distill_trial.main(["--job", str(job.path)]) == 0
-    assert _Trial.final == [final] * 3
+    assert Trial.final == [final] * 3
 
 
 def test_rows_of_another_teacher_are_named_before_any_training(
@@ -84,15 +69,13 @@ def test_rows_of_another_teacher_are_named_before_any_training(
     assert not job.stages_path.exists()
 
 
-def test_a_foreign_task_is_one_clear_line(
-    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(_Trial, "parameters", {"task": "stage9_vgg"})
+def test_a_foreign_task_is_one_clear_line(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    Trial.begin(task="stage9_vgg")
     assert distill_trial.main(["--job", str(job.path)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("SpaceEvo: task 'stage9_vgg'; hyperspace 'synthetic' has stage1_mbv1")
     assert error.count("\n") == 1
-    assert _Trial.final == []
+    assert Trial.final == []
 
 
 def test_a_missing_job_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,125 @@
+"""Training of the supernets of a job's spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from ..errors import ConfigError
+from .distillation import images
+from .job import Job
+from .results import SearchResults
+
+if TYPE_CHECKING:
+    from ..hyperspace import SpaceCode
+    from ..supernet.run import SupernetEpoch
+
+# Stands for the best space of the job's search.
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class TrainedSupernet:
+    """A supernet that has been trained.
+
+    Attributes
+    ----------
+    space : its space code
+    seed : of everything random in its training
+    path : its file, which `nni_spaceevo.supernet.weights.load_supernet` reads
+    epochs : what each epoch came to
+    """
+
+    space: str
+    seed: int
+    path: Path
+    epochs: tuple[SupernetEpoch, ...]
+
+
+def chosen_space(job: Job, name: str) -> SpaceCode:
+    """The space of a code, or the best one of the job's search.
+
+    Raises
+    ------
+    ConfigError
+        No space has been searched for yet, or the search was in another hyperspace.
+    CodeError
+        No code of the job's hyperspace.
+    """
+    if name != BEST:
+        return job.hyperspace.space(name)
+    if not job.search_path.is_file():
+        raise ConfigError(
+            f"space {BEST!r}: no {job.search_path}; search first (`spaceevo search --job "
+            f"{job.path.name}`), or give a space code"
+        )
+    results = SearchResults.load(job.search_path)
+    if results.hyperspace_fingerprint != job.hyperspace.fingerprint:
+        raise ConfigError(
+            f"space {BEST!r}: {job.search_path} is of another hyperspace than {job.path} has now; "
+            "search again, or give a space code"
+        )
+    return job.hyperspace.space(results.best.space)
+
+
+def train_supernet(
+    job: Job,
+    space: str = BEST,
+    seed: int | None = None,
+    report: Callable[[SupernetEpoch], None] = lambda epoch: None,
+    scalars: Path | None = None,
+) -> TrainedSupernet | None:
+    """Train the supernet of a space by the job's settings; a killed training is continued.
+
+    The processes that `torchrun` has started do it together, as the first one is told.
+
+    Parameters
+    ----------
+    job : the job
+    space : a space code, or `best`, the best one of the job's search
+    seed : of everything random; the job's by default
+    report : receives every epoch in the first process, those of an earlier run first
+    scalars : folder for TensorBoard; beside the supernet by default
+
+    Returns
+    -------
+    the supernet; None in other processes than the first
+
+    Raises
+    ------
+    SpaceEvoError
+        The space or the images do not fit the job, a loss is not finite, a file cannot be written,
+        or another process is training the same supernet.
+    """
+    from ..device import training_device
+    from ..parallel import joined
+    from ..supernet.run import SupernetRun
+    from .scalars import scalar_writer
+
+    device = training_device(job.config.supernet.device, "supernet")
+    with joined(device) as ranks:
+        # Only the first process knows what NNI has for this trial.
+        code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
+        number = ranks.from_first(job.config.seed if seed is None else seed)
+        config = replace(job.config.supernet, seed=number)
+        folder = job.supernets_path / f"seed{number}"
+        run = SupernetRun(
+            job.hyperspace, code, images(job), config, folder, device=device, ranks=ranks
+        )
+        if not ranks.is_first:
+            run.run()
+            return None
+        with scalar_writer(scalars or folder / f"{code}.tensorboard") as write:
+
+            def tell(epoch: SupernetEpoch) -> None:
+                write(epoch)
+                report(epoch)
+
+            for epoch in run.epochs:
+                tell(epoch)
+            run.run(tell)
+        return TrainedSupernet(code, number, run.weights_path, tuple(run.epochs))
