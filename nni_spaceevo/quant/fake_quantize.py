@@ -35,6 +35,9 @@ def fake_quantize(
     """
     quantized: Tensor
     if x.is_cuda:
+        if not x.numel():
+            # A process without images. Its gradients are 0, for which torch has the scale itself.
+            return x * scale + zero_point
         # A GPU's kernel is one pass already; pieces and numbers would have to wait for each other.
         quantized = torch._fake_quantize_learnable_per_tensor_affine(
             x, scale, zero_point, *bounds, factor
@@ -93,6 +96,7 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         # Of the scale: (y - x) / s where nothing was clipped, y / s elsewhere.
         x, y, scale = ctx.saved_tensors
+        learns_zero = ctx.needs_input_grad[2]
         through = torch.empty_like(x)
         of_scale = of_zero = 0.0
         for g, source, quantized, target in _pieces(_like(gradients[0], x), x, y, through):
@@ -100,10 +104,11 @@ class _FakeQuantize(torch.autograd.Function):
             clipped = g - target
             # Not as two products of g: they are large, and their difference is small.
             of_scale += float(torch.dot(target, quantized - source) + torch.dot(clipped, quantized))
-            of_zero += float(clipped.sum())
+            if learns_zero:
+                of_zero += float(clipped.sum())
         to_scale = scale.new_full((1,), of_scale / ctx.scale * ctx.factor)
         to_zero = scale.new_full((1,), -of_zero * ctx.scale * ctx.factor)
-        return through, to_scale, to_zero if ctx.needs_input_grad[2] else None, None, None
+        return through, to_scale, to_zero if learns_zero else None, None, None
 
 
 class _FakeQuantizeRows(torch.autograd.Function):

@@ -99,9 +99,6 @@ class ActivationQuantizer(Quantizer):
             return torch.fake_quantize_per_tensor_affine(
                 x, self.scale.detach(), zero_point, *ACTIVATION_RANGE
             )
-        if not x.numel():
-            # A process without images. Its gradients are 0, for which torch has the scale itself.
-            return x * self.scale + self.zero_point
         factor = 1 / math.sqrt(parallel.elements(x) * ACTIVATION_RANGE[1])
         return fake_quantize(x, self.scale, self.zero_point, ACTIVATION_RANGE, factor)
 

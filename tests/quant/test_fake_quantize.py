@@ -50,6 +50,15 @@ def test_a_tensor_is_quantized_as_by_torch(layout: str, zero_point: float) -> No
     check(ours, outcome(torchs, *learned))
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 12, 9, 9)])
+def test_of_no_elements_the_gradients_are_0(shape: tuple[int, ...]) -> None:
+    learned = torch.empty(shape), torch.tensor([0.013]), torch.tensor([100.3])
+    x, scale, zero = (t.requires_grad_() for t in learned)
+    quantized, *found = outcome(fake_quantize(x, scale, zero, BOUNDS, 0.1), x, scale, zero)
+    assert quantized.shape == found[0].shape == shape
+    assert [float(g) for g in found[1:]] == [0, 0]
+
+
 @pytest.mark.parametrize("shape", [(12, 5, 3, 3), (7, 1, 5, 5), (3, 4), (1, 1)])
 def test_rows_are_quantized_as_by_torch(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
