@@ -66,7 +66,8 @@ def _prepare(job: Job, say: Say) -> None:
     with timed(job, "predictor"):
         predictor = prepared_predictor(job, say)
     _distilled(job, say)
-    _price(job, predictor, say)
+    with timed(job, "LUT pricing"):
+        _price(job, _unpriced(job), predictor, say)
 
 
 def merged_lut(job: Job, say: Say = print) -> QuantizedLUT:
@@ -82,18 +83,22 @@ def merged_lut(job: Job, say: Say = print) -> QuantizedLUT:
     if not job.lut_path.is_file():
         with exclusive(job.work / "prepare", wait=True):
             if not job.lut_path.is_file():
-                rows_folder(job).complete()
+                # Before the device is profiled, which would be for nothing if rows are missing.
+                unpriced = _unpriced(job)
                 with timed(job, "predictor"):
                     predictor = prepared_predictor(job, say)
-                _price(job, predictor, say)
+                with timed(job, "LUT pricing"):
+                    _price(job, unpriced, predictor, say)
     return prepared_lut(job, say)
 
 
-def _price(job: Job, predictor: LatencyModel, say: Say) -> None:
-    with timed(job, "LUT pricing"):
-        unpriced = rows_folder(job).lut(job.dataset_name, lut_recipe(job))
-        lut = unpriced.priced(predictor)
-        lut.save(job.lut_path)
+def _unpriced(job: Job) -> QuantizedLUT:
+    return rows_folder(job).lut(job.dataset_name, lut_recipe(job))
+
+
+def _price(job: Job, unpriced: QuantizedLUT, predictor: LatencyModel, say: Say) -> None:
+    lut = unpriced.priced(predictor)
+    lut.save(job.lut_path)
     low, high = lut.latency_span
     say(f"LUT: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms -> {job.lut_path}")
 

@@ -170,7 +170,12 @@ class RowsFolder:
 
     def missing(self) -> list[str]:
         """Tasks that have no rows yet; raises as `find`."""
-        return [task for task in self.tasks if self.find(task) is None]
+        found = self._found()
+        return [task for task in self.tasks if task not in found]
+
+    def _found(self) -> dict[str, StageRows]:
+        """The rows that are there, by task; each file is read once. Raises as `find`."""
+        return {task: rows for task in self.tasks if (rows := self.find(task)) is not None}
 
     def add(self, rows: StageRows, origin: str) -> bool:
         """Keep a task's rows, after another process that is writing here.
@@ -218,11 +223,11 @@ class RowsFolder:
 
     def complete(self) -> list[StageRows]:
         """The rows of all tasks; raises as `lut`."""
-        if missing := self.missing():
+        found = self._found()
+        if missing := [task for task in self.tasks if task not in found]:
             raise LUTError(f"{self.path}: no rows yet for {', '.join(missing)}")
-        found = [rows for task in self.tasks if (rows := self.find(task)) is not None]
-        _check_alike([(str(self.file(rows.task)), rows) for rows in found])
-        return found
+        _check_alike([(str(self.file(task)), rows) for task, rows in found.items()])
+        return list(found.values())
 
     def lut(self, images: str, made_with: str) -> QuantizedLUT:
         """The unpriced LUT of all tasks.
@@ -244,7 +249,7 @@ class RowsFolder:
         return QuantizedLUT.from_rows(self.hyperspace, rows, source, made_with, images_a_loss)
 
     def _add(self, found: list[tuple[str, StageRows]]) -> list[str]:
-        kept = {t: rows for t in self.tasks if (rows := self.find(t)) is not None}
+        kept = self._found()
         origins = {task: str(self.file(task)) for task in kept}
         new = []
         for where, rows in found:

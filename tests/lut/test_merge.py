@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nni_spaceevo.errors import LockedError, LUTError
 from nni_spaceevo.files import exclusive, to_json
+from nni_spaceevo.lut import merge
 from nni_spaceevo.lut.merge import RowsFolder, StageRows, task_cells
 from nni_spaceevo.testing import MACsLatency, synthetic_hyperspace, synthetic_stage_rows
 
@@ -220,6 +221,14 @@ def test_a_lut_names_what_is_missing(tmp_path: Path) -> None:
     rows = folder(tmp_path / "rows", [t for t in TASKS if t != "stage2_resnet"])
     with pytest.raises(LUTError, match=r"rows: no rows yet for stage2_resnet"):
         rows.lut("digits", "recipe")
+
+
+def test_a_lut_takes_one_look_at_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, seen = folder(tmp_path / "rows", list(TASKS)), []
+    read_json = merge.read_json
+    monkeypatch.setattr(merge, "read_json", lambda p, kind: (seen.append(p), read_json(p, kind))[1])
+    rows.lut("digits", "recipe")
+    assert seen == [rows.file(task) for task in TASKS]
 
 
 def test_a_lut_of_two_teachers_is_refused(tmp_path: Path) -> None:
