@@ -203,8 +203,7 @@ class DistillTuner(GuardedTuner):
         NNI tells results and ends by two threads, in any order, and of a trial that it has started
         again on resume it does not tell the end.
         """
-        port = seam.manager_port()
-        trials = seam.trials(port) if port else []
+        trials = seam.own_trials()
         has_failed = False
         for trial in trials:
             if trial.metrics and trial.metrics.get("task") in self._open:
@@ -218,7 +217,7 @@ class DistillTuner(GuardedTuner):
         self._queue = [*lost, *self._queue] if has_failed else [*self._queue, *lost]
         if not self._open and not self._running:
             self._require_all()
-            self._complete(port)
+            self._complete()
 
     def _lost(self, trials: list[seam.Trial]) -> list[str]:
         """Tasks that no trial has any more, but for those that are given up now.
@@ -252,20 +251,19 @@ class DistillTuner(GuardedTuner):
             reasons = "; ".join(self._given_up.values())
             raise ExperimentError(f"{reasons}; `nnictl stop` and `nnictl resume` try again")
 
-    def _complete(self, port: int | None) -> None:
+    def _complete(self) -> None:
         if self._is_complete:
             return
         self._is_complete = True
         merged_lut(self.job, lambda line: print(line, flush=True))
         # Another experiment may now use the job, although NNI keeps this process until `stop`.
         self._held.close()
-        if port:
+        if port := seam.manager_port():
             seam.no_more_trials(port)
 
     def _recover(self) -> None:
         """Find the trials that NNI starts again: those that were waiting or running at the stop."""
-        port = seam.manager_port()
-        for trial in seam.trials(port) if port else []:
+        for trial in seam.own_trials():
             task = trial.parameters.get("task")
             if trial.is_over:
                 self._past.add(trial.id)

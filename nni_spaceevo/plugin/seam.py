@@ -306,6 +306,12 @@ def trials(port: int) -> list[Trial]:
     return join_metrics(jobs, get(port, "/metric-data"))
 
 
+def own_trials() -> list[Trial]:
+    """All trials of this tuner's experiment, as `trials`; none outside an experiment."""
+    port = manager_port()
+    return trials(port) if port else []
+
+
 def join_metrics(jobs: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> list[Trial]:
     """Put trials and metrics together, as REST gives them.
 

@@ -307,8 +307,7 @@ class SpaceEvoTuner(GuardedTuner):
         NNI restarts the trials that were waiting or running. Parameters that it had queued, or
         that were handed out after its last record, are gone: these spaces are handed out again.
         """
-        port = seam.manager_port()
-        trials = seam.trials(port) if port else []
+        trials = seam.own_trials()
         restarted = [t for t in trials if not t.is_over]
         self._restarted = len(restarted)
         unsuccessful = [t for t in trials if t.is_over and t.status != "SUCCEEDED"]
@@ -372,8 +371,5 @@ def _score(value: Any) -> float:
 
 
 def _find_trial(parameter_id: int) -> seam.Trial | None:
-    port = seam.manager_port()
-    if port is None:
-        return None
-    found = [t for t in seam.trials(port) if t.parameter_id == parameter_id]
+    found = [t for t in seam.own_trials() if t.parameter_id == parameter_id]
     return found[-1] if found else None

@@ -202,6 +202,14 @@ def test_the_manager_is_told_that_no_trial_follows(manager: tuple[int, type[_Man
     assert sent["params"] == {"trialConcurrency": 2, "maxTrialNumber": 2}
 
 
+def test_a_tuner_without_manager_has_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seam, "trials", lambda port: [port])
+    monkeypatch.setattr(seam, "manager_port", lambda: 8080)
+    assert seam.own_trials() == [8080]
+    monkeypatch.setattr(seam, "manager_port", lambda: None)
+    assert seam.own_trials() == []
+
+
 @pytest.mark.parametrize(
     ("config", "here"),
     [
