@@ -6,7 +6,8 @@ from torch import Tensor
 
 from .. import parallel
 
-_SMALLEST_VARIANCE = 1e-6
+# The least that a channel's variance counts: one that hardly changes would outweigh all others.
+SMALLEST_VARIANCE = 1e-6
 
 
 def nsr_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -24,5 +25,5 @@ def nsr_loss(student: Tensor, teacher: Tensor) -> Tensor:
     if teacher.dtype.itemsize < 4:
         teacher = teacher.float()
     error = parallel.channel_mean((student - teacher).square())
-    variance = parallel.channel_variance(teacher).clamp_min(_SMALLEST_VARIANCE)
+    variance = parallel.channel_variance(teacher).clamp_min(SMALLEST_VARIANCE)
     return (error / variance).mean()

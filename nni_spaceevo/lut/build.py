@@ -15,17 +15,9 @@ from ..files import digest, to_json
 from ..hyperspace import ElasticStage, format_chain
 from .config import LUTConfig
 from .loss_errors import Figures, MeanLosses
-from .measure import FeatureBatches, Features, Variance, channel_errors, image_losses
+from .measure import FeatureBatches, Variance, channel_errors, image_losses
 from .substages import sample_substages
 from .table import Row
-
-
-def substage_loss(
-    model: StageDistiller, substage: SubStage, calibration: Features, held_out: Features
-) -> float:
-    """Quantized NSR loss of one sub-stage on features in memory, BatchNorm recalibrated."""
-    errors = channel_errors(model, [substage], [calibration], [held_out])
-    return float(image_losses(errors, Variance.of([held_out])).mean())
 
 
 class StageSampler:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..distill.loss import _SMALLEST_VARIANCE
+from ..distill.loss import SMALLEST_VARIANCE
 from ..distill.stage import StageDistiller, SubStage
 from ..network import recalibrate_batch_norm
 from .config import BATCH_SIZE
@@ -75,8 +75,8 @@ class Variance:
         own = squares - 2 * mean * means + mean.square()
         variance = own.mean(0)
         # No image makes a difference to a channel that takes the least variance.
-        shares = torch.where(variance > _SMALLEST_VARIANCE, own / variance, 1.0)
-        return cls(variance.clamp_min(_SMALLEST_VARIANCE).float(), shares)
+        shares = torch.where(variance > SMALLEST_VARIANCE, own / variance, 1.0)
+        return cls(variance.clamp_min(SMALLEST_VARIANCE).float(), shares)
 
 
 def _moments(feature: Tensor) -> tuple[Tensor, Tensor]:

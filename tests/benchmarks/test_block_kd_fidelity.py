@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
 from nni_spaceevo.distill.stage import StageRun, StageTask
-from nni_spaceevo.lut.build import substage_loss
+from nni_spaceevo.lut.measure import Variance, channel_errors, image_losses
 from nni_spaceevo.quant import INT8, set_precision
 
 
@@ -130,7 +130,8 @@ def test_a_block_loss_is_that_of_the_lut(fidelity, place, finished):
     chosen = fidelity.substages(place.study, 1)[2]
     calibration = task.train_features(torch.arange(16), 28)
     held_out = task.test_features(torch.arange(20), 28)
-    loss = substage_loss(model, chosen, calibration, held_out)
+    errors = channel_errors(model, [chosen], [calibration], [held_out])
+    loss = image_losses(errors, Variance.of([held_out])).mean()
     assert loss == pytest.approx(finished.losses[way.name, "int8", "nsr"][2, 1], rel=1e-5)
 
 

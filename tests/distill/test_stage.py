@@ -14,11 +14,13 @@ from full_disk import full_disk
 
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import ImageFolderData, folder
+from nni_spaceevo.distill.loss import nsr_loss
 from nni_spaceevo.distill.stage import StageRun, StageTask
 from nni_spaceevo.distill.teachers.graph import TracedModel
 from nni_spaceevo.distill.teachers.pretrained import ImageAdapter, PretrainedTeacher
 from nni_spaceevo.errors import CheckpointError, FileAccessError, TrainingError
-from nni_spaceevo.quant import Quantizer, uninitialized
+from nni_spaceevo.network import recalibrate_batch_norm
+from nni_spaceevo.quant import FP32, INT8, Quantizer, set_precision, uninitialized
 
 from .data.folders import write_images
 from .teachers.tiny import NODES, trained_tiny
@@ -57,14 +59,13 @@ def test_the_distilled_stage_computes_in_int8_with_every_range_known(finished):
 def test_int8_costs_little(finished, small):
     _, model, _ = finished
     images = small.data.test_batch(torch.arange(60), 16)
-    from nni_spaceevo.lut.build import substage_loss
-    from nni_spaceevo.quant import FP32, INT8, set_precision
-
-    features = small.teacher.stage_features(images, 1)
+    before, after = small.teacher.stage_features(images, 1)
     losses = []
     for precision in (INT8, FP32):
         set_precision(model, precision)
-        losses.append(substage_loss(model, model.largest(), features, features))
+        with torch.no_grad():
+            recalibrate_batch_norm(model, before, model.largest())
+            losses.append(nsr_loss(model(before, model.largest()), after).item())
     set_precision(model, INT8)
     assert losses[0] < losses[1] * 1.2
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from nni_spaceevo.errors import LUTError
-from nni_spaceevo.lut.build import StageSampler, substage_loss
+from nni_spaceevo.lut.build import StageSampler
 from nni_spaceevo.lut.config import LUTConfig
+from nni_spaceevo.lut.measure import Variance, channel_errors, image_losses
 
 from .distilled_stages import CONFIG, Distilled, distilled, measured_rows
 
@@ -32,7 +33,8 @@ def test_a_row_has_the_loss_of_its_substage(stage: Distilled) -> None:
     for row in StageSampler(stage.task, few).rows(stage.model):
         calibration = stage.task.train_features(torch.arange(40), row.resolution)
         held_out = stage.task.test_features(torch.arange(60), row.resolution)
-        loss = substage_loss(stage.model, (row.cin, row.chain), calibration, held_out)
+        errors = channel_errors(stage.model, [(row.cin, row.chain)], [calibration], [held_out])
+        loss = image_losses(errors, Variance.of([held_out])).mean()
         assert row.loss == pytest.approx(loss, rel=1e-6)
 
 
