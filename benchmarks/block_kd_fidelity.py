@@ -13,14 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from provenance import provenance
 from torch import Tensor, nn
 
 from nni_spaceevo.distill.config import DistillConfig, FashionMNISTConfig, TeacherConfig
@@ -47,7 +44,6 @@ from nni_spaceevo.hyperspace import (
     mflops,
     mparams,
 )
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.latency.sampling import network
 from nni_spaceevo.network import StaticNetwork, recalibrate_batch_norm
 from nni_spaceevo.quant import FP32, INT8, Precision, set_precision
@@ -630,11 +626,8 @@ def main() -> None:
     todo = jobs(place)
     run_all(todo, options.workers, lambda done: print(f"{done} of {len(todo)}", flush=True))
     found = findings(place)
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES),
         "space": str(SPACE),
         "study": plain(STUDY),
         **summary(place, found),

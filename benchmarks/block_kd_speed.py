@@ -19,15 +19,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,12 +34,13 @@ from unittest import mock
 import msgspec
 import numpy as np
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 
+from nni_spaceevo.device import autocast, training_device
 from nni_spaceevo.distill.cache import FeatureCache
 from nni_spaceevo.distill.config import DistillConfig, PretrainedConfig
 from nni_spaceevo.distill.data import ImageData
-from nni_spaceevo.device import autocast, training_device
 from nni_spaceevo.distill.loss import nsr_loss
 from nni_spaceevo.distill.stage import StageRun
 from nni_spaceevo.distill.task import Features, StageTask
@@ -51,7 +49,6 @@ from nni_spaceevo.distill.teachers.pretrained import PretrainedTeacher, pretrain
 from nni_spaceevo.errors import SpaceEvoError
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.network import recalibrate_batch_norm
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import (
@@ -555,9 +552,7 @@ def main() -> None:
     # Refuses by name where torch sees no GPU.
     training_device(setting.config.device, "distill")
     result: dict[str, Any] = {
-        "machine": machine(on_gpu),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES, gpu=torch.cuda.get_device_name() if on_gpu else None),
         "stage": STAGE,
         "teacher": TEACHER.model,
         "resolution": setting.resolution,
@@ -575,13 +570,6 @@ def main() -> None:
     write_atomically(path, to_json(result))
     picture(result, path.with_suffix(".png"))
     print(table(result))
-
-
-def machine(on_gpu: bool) -> dict[str, Any]:
-    """Processor, and GPU if it is measured."""
-    model, flags = cpu_description()
-    found: dict[str, Any] = {"cpu": model, "flags": flags, "cores": os.cpu_count()}
-    return {**found, "gpu": torch.cuda.get_device_name() if on_gpu else None}
 
 
 if __name__ == "__main__":

@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+from provenance import provenance
 
 from nni_spaceevo.files import to_json, write_atomically
-from nni_spaceevo.latency.machine import cpu_description
 
 PACKAGES = ("nni", "torch", "onnxruntime", "numpy", "scikit-learn")
 
@@ -74,11 +72,8 @@ def main() -> None:
         shutil.copy(work / "report" / "report.png", Path(__file__).with_suffix(".png"))
         predictors = (work / "latency_predictors").glob("*/report.json")
         accuracy = {p.parent.name: json.loads(p.read_text()) for p in predictors}
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES),
         "total_seconds": round(total, 1),
         "steps": [
             {"step": name, "seconds": seconds, "peak_mb": round(mb)} for name, seconds, mb in steps

@@ -13,17 +13,15 @@ writes `litert_writer.json` beside this script.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from provenance import provenance
 from torch import Tensor, nn
 
 from nni_spaceevo.files import to_json, write_atomically
@@ -40,7 +38,6 @@ from nni_spaceevo.hyperspace import (
     load_hyperspace,
     recipe_of,
 )
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.latency.tflite_graph import subnet_flatbuffer
 
 try:
@@ -278,11 +275,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     found = [compared(*subnet, options.rounds) for subnet in SUBNETS]
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES),
         "subnets": found,
     }
     write_atomically(Path(__file__).with_suffix(".json"), to_json(result))

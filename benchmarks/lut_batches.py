@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from provenance import provenance
 from scipy.stats import kendalltau
 
 from nni_spaceevo.distill.config import DistillConfig, FashionMNISTConfig, TeacherConfig
@@ -34,7 +32,6 @@ from nni_spaceevo.distill.stage import StageDistiller, StageRun, StageTask, SubS
 from nni_spaceevo.distill.teachers import Teacher, train_teacher
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.hyperspace import BlockOption, ElasticStage, Hyperspace, Stage
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.lut.config import BATCH_SIZE
 from nni_spaceevo.lut.loss_errors import BATCHES, MeanLosses, right_pairs
 from nni_spaceevo.lut.measure import FeatureBatches, Variance, channel_errors, image_losses
@@ -311,11 +308,8 @@ def main() -> None:
     start = time.monotonic()
     cases = all_cases(options.dataset)
     rows = means_by_batches(cases)
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES),
         "seconds": round(time.monotonic() - start),
         "seconds_of_cpu": round(time.process_time()),
         "over_all_pairs": rows,

@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from provenance import provenance
 
 from nni_spaceevo.errors import PredictorWarning
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.latency import find_predictor, load_predictor
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.lut import QuantizedLUT
 
 LUTS = {"onnxw": "xeon_vnni_ort_int8", "mobilew": "pixel4_tflite_int8"}
@@ -95,11 +93,8 @@ def main() -> None:
     warnings.simplefilter("ignore", PredictorWarning)
     with tempfile.TemporaryDirectory() as place:
         found = {n: one(n, options.published, options.predictor, Path(place)) for n in LUTS}
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance("numpy"),
         "to": options.predictor,
         "luts": found,
     }

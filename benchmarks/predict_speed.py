@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import platform
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
 from nni_spaceevo.errors import PredictorWarning
 from nni_spaceevo.files import packed_folder, read_yaml, to_json, write_atomically
 from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
 from nni_spaceevo.latency import load_predictor
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.latency.nn_meter_export import export_nn_meter, nn_meter_onnx
 from nni_spaceevo.latency.sampling import Network, network
 
@@ -111,11 +108,8 @@ def main() -> None:
         ),
         "nn_meter": nn_meter_times(options.folder, one),
     }
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance(*PACKAGES),
         "predictor": load_predictor(options.folder).name,
         "times": times,
     }

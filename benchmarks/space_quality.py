@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 from scipy.stats import wilcoxon
 
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.hyperspace import SpaceCode, load_hyperspace
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.lut import OtherStages, QuantizedLUT
 from nni_spaceevo.lut.published import import_published
 from nni_spaceevo.search import EvolutionConfig, ExactScorer, QTConfig, make_search, score_bound
@@ -152,11 +148,8 @@ def main() -> None:
             for case in SETS
         ]
         cases = [job.result() for job in jobs]
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance("numpy"),
         "evaluations": options.evaluations,
         "seeds": options.seeds,
         "other_stages_ms": OTHER_MS,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -22,15 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from provenance import provenance
 
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.hyperspace import Hyperspace, SpaceCode, load_hyperspace
-from nni_spaceevo.latency.machine import cpu_description
 from nni_spaceevo.lut import QuantizedLUT
 from nni_spaceevo.search import ExactScorer, QTConfig, SampledScorer
 
@@ -195,11 +193,8 @@ def main() -> None:
         plain_s = EVALUATIONS * times["plain_ms"] / 1e3
         searches["default"]["plain_over_it"] = round(plain_s / searches["default"]["seconds"])
         published = {c: round(score(hyperspace.space(c)).score, 5) for c in PUBLISHED_SPACES}
-    model, flags = cpu_description()
     result = {
-        "machine": {"cpu": model, "flags": flags, "cores": os.cpu_count()},
-        "versions": {"python": platform.python_version(), "numpy": version("numpy")},
-        "date": time.strftime("%Y-%m-%d"),
+        **provenance("numpy"),
         "constraints_ms": CONSTRAINTS,
         "evaluation": times,
         "by_size_of_the_hyperspace": sizes,
