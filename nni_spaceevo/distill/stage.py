@@ -24,13 +24,12 @@ from ..hyperspace import Chain, ElasticStage
 from ..network import StageNet
 from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..parallel import ALONE, Ranks
-from ..quant import FP32, INT8, ActivationQuantizer, set_precision, uninitialized
+from ..quant import FP32, INT8, ActivationQuantizer, set_precision, until_initialized
 from .cache import FeatureCache
 from .config import DistillConfig
 from .loss import nsr_loss
 from .task import Batch, Features, StageTask
 
-_INITIALIZATION_TRIES = 1000
 SubStage = tuple[int, Chain]
 
 
@@ -305,9 +304,5 @@ class StageRun:
         before, _ = features
         with self.ranks.sharing(images):
             self._student(before, self.model.largest())
-            for _ in range(_INITIALIZATION_TRIES):
-                if not uninitialized(self.model):
-                    return
+            for _ in until_initialized(self.model, f"{self.task.name}: no sampled sub-stage"):
                 self._student(before, self.model.random(rng))
-        missed = uninitialized(self.model)[0]
-        raise TrainingError(f"{self.task.name}: no sampled sub-stage reaches quantizer {missed}")

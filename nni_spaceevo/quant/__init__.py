@@ -1,7 +1,7 @@
 """LSQ+ quantizers with integer zero points, and precision as a value."""
 
 from .lsq import ActivationQuantizer, Quantizer, WeightQuantizer
-from .precision import FP32, INT8, Precision, set_precision, uninitialized
+from .precision import FP32, INT8, Precision, set_precision, uninitialized, until_initialized
 
 __all__ = [
     "FP32",
@@ -12,4 +12,5 @@ __all__ = [
     "WeightQuantizer",
     "set_precision",
     "uninitialized",
+    "until_initialized",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
+from ..errors import TrainingError
 from .lsq import Quantizer
+
+_TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +40,25 @@ def uninitialized(module: nn.Module) -> list[str]:
         for path, child in module.named_modules()
         if isinstance(child, Quantizer) and not child.initialized
     ]
+
+
+def until_initialized(module: nn.Module, what: str) -> Iterator[None]:
+    """Yield as long as a quantizer has no range; each time, the caller runs another sub-network.
+
+    Parameters
+    ----------
+    module : whose quantizers take their ranges from what they see first
+    what : whose quantizers they are, and what was run, for the error: `stage1_resnet: no sampled
+        sub-stage`
+
+    Raises
+    ------
+    TrainingError
+        After 1000 times there still is one; names it.
+    """
+    for _ in range(_TRIES):
+        if not uninitialized(module):
+            return
+        yield
+    if missed := uninitialized(module):
+        raise TrainingError(f"{what} reaches quantizer {missed[0]}")

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import TrainingError
 from ..parallel import ALONE, Ranks
-from ..quant import FP32, INT8, Precision, Quantizer, set_precision, uninitialized
+from ..quant import FP32, INT8, Precision, Quantizer, set_precision, until_initialized
 from .config import SupernetConfig
 from .model import Supernet
 from .sandwich import Backward, StepPlan, plan_step, sandwich_gradients
-
-_INITIALIZATION_TRIES = 1000
 
 
 def share_of_peak(config: SupernetConfig, epoch: int, step: int, steps: int) -> float:
@@ -173,11 +171,5 @@ class SupernetTrainer:
         """Give every quantizer a range: the largest subnet first, then random ones."""
         supernet, rng = self.supernet, np.random.default_rng(self.config.seed)
         supernet(images, plan.subnets[0])
-        for _ in range(_INITIALIZATION_TRIES):
-            if not uninitialized(supernet):
-                return
+        for _ in until_initialized(supernet, f"supernet {supernet.space}: no sampled subnet"):
             supernet(images, supernet.hyperspace.random_subnet(supernet.space, rng))
-        raise TrainingError(
-            f"supernet {supernet.space}: no sampled subnet reaches quantizer "
-            f"{uninitialized(supernet)[0]}"
-        )

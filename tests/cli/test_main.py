@@ -56,6 +56,7 @@ def test_the_console_script_lists_its_verbs():
         "lut",
         "search",
         "distill",
+        "train",
         "report",
         "demo",
     ):

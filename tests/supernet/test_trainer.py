@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from nni_spaceevo.errors import TrainingError
-from nni_spaceevo.quant import FP32, INT8, uninitialized
-from nni_spaceevo.supernet import trainer as trainer_module
+from nni_spaceevo.quant import FP32, INT8, precision, uninitialized
 from nni_spaceevo.supernet.config import PhaseConfig, SupernetConfig
 from nni_spaceevo.supernet.model import Supernet
 from nni_spaceevo.supernet.trainer import SupernetTrainer, share_of_peak
@@ -150,7 +149,7 @@ def test_a_loss_that_is_not_finite_names_space_epoch_precision_and_subnet():
 
 
 def test_a_quantizer_that_no_subnet_reaches_is_named(monkeypatch):
-    monkeypatch.setattr(trainer_module, "_INITIALIZATION_TRIES", 0)
-    monkeypatch.setattr(trainer_module, "uninitialized", lambda net: ["stages.stage1.some"])
-    with pytest.raises(TrainingError, match=r"no sampled subnet reaches quantizer stages\.stage1"):
+    monkeypatch.setattr(precision, "_TRIES", 0)
+    message = r"supernet tiny-00-00: no sampled subnet reaches quantizer stages\.stage2"
+    with pytest.raises(TrainingError, match=message):
         train(new_trainer(), epoch=2, steps=1)
