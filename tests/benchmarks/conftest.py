@@ -29,3 +29,9 @@ def fidelity() -> ModuleType:
 def speed() -> ModuleType:
     """`benchmarks/block_kd_speed.py`."""
     return script("block_kd_speed")
+
+
+@pytest.fixture(scope="package")
+def plain() -> ModuleType:
+    """`benchmarks/plain_layers.py`."""
+    return script("plain_layers")

@@ -11,58 +11,7 @@ import torch
 
 from nni_spaceevo.distill.config import DistillConfig, PretrainedConfig
 from nni_spaceevo.errors import SpaceEvoError
-from nni_spaceevo.network.layers import ConvLayer
-from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, WeightQuantizer
-
-
-def gradients(quantize, x, quantizer):
-    """Values, and gradients of what is quantized and of the quantizer."""
-    quantizer.zero_grad()
-    x = x.clone().requires_grad_()
-    out = quantize(x)
-    generator = torch.Generator().manual_seed(1)
-    (out * torch.randn(out.shape, generator=generator)).sum().backward()
-    return [out, x.grad, *(p.grad.clone() for p in quantizer.parameters())]
-
-
-def assert_same(ours, plain):
-    for a, b in zip(ours, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("unsigned", [True, False], ids=["unsigned", "with zero point"])
-def test_plain_activations_have_the_packages_values_and_gradients(speed, unsigned):
-    torch.manual_seed(0)
-    x = torch.randn(3, 4, 5, 5)
-    quantizer = ActivationQuantizer(unsigned=unsigned)
-    quantizer.enabled = True
-    quantizer.initialize(0.5 * x)  # so that some values are clipped
-    ours = gradients(quantizer, x, quantizer)
-    plain = gradients(lambda v: speed.plain_activation(quantizer, v), x, quantizer)
-    assert len(ours) == len(plain) == (3 if unsigned else 4)
-    assert_same(ours, plain)
-
-
-def test_plain_weights_have_the_packages_values_and_gradients(speed):
-    torch.manual_seed(0)
-    largest = torch.randn(8, 4, 3, 3)
-    quantizer = WeightQuantizer(8)
-    quantizer.enabled = True
-    quantizer.initialize(0.5 * largest)
-    ours = gradients(lambda v: quantizer(v, largest), largest[:6, :3], quantizer)
-    plain = gradients(
-        lambda v: speed.plain_weight(quantizer, v, largest), largest[:6, :3], quantizer
-    )
-    assert_same(ours, plain)
-
-
-def test_layers_are_plain_within_and_as_before_afterwards(speed):
-    before = ActivationQuantizer.forward, WeightQuantizer.forward, ConvLayer._weight
-    with speed.plain_layers():
-        assert ActivationQuantizer.forward is speed.plain_activation
-        assert WeightQuantizer.forward is speed.plain_weight
-        assert ConvLayer._weight is not before[2]
-    assert (ActivationQuantizer.forward, WeightQuantizer.forward, ConvLayer._weight) == before
+from nni_spaceevo.quant import FP32, INT8
 
 
 @pytest.fixture(scope="module")

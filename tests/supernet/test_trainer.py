@@ -150,6 +150,6 @@ def test_a_loss_that_is_not_finite_names_space_epoch_precision_and_subnet():
 
 def test_a_quantizer_that_no_subnet_reaches_is_named(monkeypatch):
     monkeypatch.setattr(precision, "_TRIES", 0)
-    message = r"supernet tiny-00-00: no sampled subnet reaches quantizer stages\.stage2"
+    message = r"supernet tiny-00-00: no sampled subnet reaches quantizer stages\.stage1"
     with pytest.raises(TrainingError, match=message):
         train(new_trainer(), epoch=2, steps=1)
