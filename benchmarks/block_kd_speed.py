@@ -190,7 +190,7 @@ def new_step(setting: Setting, task: StageTask, precision: Precision, way: str) 
     """A step in one way; in all of them it starts with the same weights and ranges."""
     with tempfile.TemporaryDirectory() as folder:
         run = StageRun(task, setting.config, Path(folder))
-    if precision is INT8:
+    if precision == INT8:
         set_precision(run.model, INT8)
         run.model.train()
         features = _features(setting, task)

@@ -35,3 +35,9 @@ def speed() -> ModuleType:
 def plain() -> ModuleType:
     """`benchmarks/plain_layers.py`."""
     return script("plain_layers")
+
+
+@pytest.fixture(scope="package")
+def sandwich() -> ModuleType:
+    """`benchmarks/supernet_step.py`."""
+    return script("supernet_step")
