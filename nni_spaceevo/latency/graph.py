@@ -1,13 +1,13 @@
-"""Subnets as ONNX graphs with random weights, INT8 in QDQ form or float: what is timed end to end.
+"""Subnets as ONNX graphs, INT8 in QDQ form or float; with random weights, what is timed end to end.
 
-The graph has the shapes and operators that a trained subnet would have once exported (BatchNorm
-folded into biased convolutions; in INT8 uint8 activations and int8 weights per channel), so its
-time is the trained subnet's time; values play no part in it.
+BatchNorm is folded into biased convolutions; in INT8, activations are uint8 and weights int8 per
+channel. `GraphWriter` decides operators and shapes, and makes up all values; `nni_spaceevo.deploy`
+puts learned ones in their place. So what is timed is what is deployed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -28,11 +28,13 @@ from ..hyperspace import (
 
 OPSET = 17
 Precision = Literal["int8", "float32"]
+# Scale and zero point of uint8 values.
+Limits = tuple[float, int]
 _DRAWN_AT_MOST = 4099
 # A plausible range for activations of normalised layers: -4 to 4, or 0 to 6 where never negative.
-SIGNED = (8 / 255, 128)
-POSITIVE = (6 / 255, 0)
-UNIT = (1 / 255, 0)
+SIGNED: Limits = (8 / 255, 128)
+POSITIVE: Limits = (6 / 255, 0)
+UNIT: Limits = (1 / 255, 0)
 RANGES = {"relu": POSITIVE, "relu6": POSITIVE, "hsigmoid": UNIT}
 
 
@@ -71,6 +73,9 @@ def convolution_count(blocks: Sequence[BlockConfig], resolution: int) -> int:
 class GraphWriter:
     """Collects nodes and weights; every method appends and returns the name of its result.
 
+    A subclass that has learned values overrides `limits` and `parameters`. The paths that they are
+    given are those of the modules of a `nni_spaceevo.network.StaticNetwork`.
+
     Parameters
     ----------
     rng : source of the weights
@@ -82,12 +87,17 @@ class GraphWriter:
         self.int8 = precision == "int8"
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.scales: dict[str, float] = {}
+        # Of what has been dequantized.
+        self.ranges: dict[str, Limits] = {}
+
+    def limits(self, path: str, usual: Limits) -> Limits | None:
+        """The range of the activation quantizer at a path; None leaves the tensor in float."""
+        return usual
 
     def model(
         self,
-        inputs: dict[str, list[int]],
-        outputs: dict[str, list[int]],
+        inputs: Mapping[str, Sequence[int | str]],
+        outputs: Mapping[str, Sequence[int | str]],
         element: int = TensorProto.FLOAT,
     ) -> onnx.ModelProto:
         """The finished model; shapes by name, all of one element type."""
@@ -112,9 +122,10 @@ class GraphWriter:
         self.weights.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
-    def quantized(self, value: str, limits: tuple[float, int]) -> str:
+    def quantized(self, value: str, usual: Limits, path: str = "") -> str:
         """A uint8 QuantizeLinear / DequantizeLinear pair; nothing in float."""
-        if not self.int8:
+        limits = self.limits(path, usual) if self.int8 else None
+        if limits is None:
             return value
         scale = self.constant(np.float32(limits[0]))
         zero = self.constant(np.uint8(limits[1]))
@@ -122,20 +133,17 @@ class GraphWriter:
         return self.dequantized(integers, limits, (scale, zero))
 
     def dequantized(
-        self, integers: str, limits: tuple[float, int], quant: tuple[str, str] | None = None
+        self, integers: str, limits: Limits, quant: tuple[str, str] | None = None
     ) -> str:
         """Float values of uint8 ones; `quant` are constants of `limits` if there are already."""
         if quant is None:
             quant = self.constant(np.float32(limits[0])), self.constant(np.uint8(limits[1]))
         result = self.node("DequantizeLinear", [integers, *quant])
-        self.scales[result] = limits[0]
+        self.ranges[result] = limits
         return result
 
-    def parameters(self, value: str, shape: tuple[int, ...]) -> list[str]:
-        """Weights and bias; in INT8 dequantized from int8 per output channel and from int32.
-
-        ORT makes a QLinearConv only where the bias has input scale x weight scale exactly.
-        """
+    def parameters(self, value: str, shape: tuple[int, ...], path: str = "") -> list[str]:
+        """Weights and bias of the layer at a path, whose input is `value`."""
         cout, fan_in = shape[0], int(np.prod(shape[1:]))
         if not self.int8:
             weights = self.random(shape, np.float32) / np.float32(127 * np.sqrt(fan_in))
@@ -143,9 +151,23 @@ class GraphWriter:
         scales = np.full(cout, 2 / 127 / np.sqrt(fan_in), np.float32)
         weight = self.random(shape, np.int8)
         offsets = self.rng.integers(-1000, 1000, cout).astype(np.int32)
+        return self.integers(value, weight, scales, offsets)
+
+    def integers(
+        self, value: str, weight: np.ndarray, scales: np.ndarray, bias: np.ndarray
+    ) -> list[str]:
+        """Weights and bias dequantized from int8 per output channel and from int32.
+
+        ORT makes a QLinearConv only where the bias has input scale x weight scale exactly.
+
+        Parameters
+        ----------
+        value : what the layer is applied to
+        weight, scales, bias : int8 (cout, ...), float32 (cout,), int32 (cout,)
+        """
         columns = (
-            (weight, scales, np.zeros(cout, np.int8)),
-            (offsets, scales * np.float32(self.scales[value]), np.zeros(cout, np.int32)),
+            (weight, scales, np.zeros(len(weight), np.int8)),
+            (bias, scales * np.float32(self.ranges[value][0]), np.zeros(len(bias), np.int32)),
         )
         return [
             self.node("DequantizeLinear", [self.constant(part) for part in column], axis=0)
@@ -160,50 +182,53 @@ class GraphWriter:
 
     # ---- blocks and steps ---------------------------------------------------------------------
 
-    def block(self, value: str, config: BlockConfig, hw: int) -> str:
+    def block(self, value: str, config: BlockConfig, hw: int, path: str = "") -> str:
         """One block: main path, shortcut, sum."""
         recipe = recipe_of(config)
         block_input, entry_hw = value, hw
         for step in recipe.main:
+            layer = f"{path}.layers.{step.name}"
             match step:
                 case ConvStep():
-                    value, hw = self.convolution(value, step), -(-hw // step.stride)
+                    value, hw = self.convolution(value, step, layer), -(-hw // step.stride)
                 case SqueezeExciteStep():
-                    value = self.squeeze_excite(value, step)
+                    value = self.squeeze_excite(value, step, layer)
                 case PoolStep():
-                    value, hw = self.quantized(self.node("GlobalAveragePool", [value]), SIGNED), 1
+                    value, hw = self.pool(value, layer), 1
                 case LinearStep():
-                    value = self.linear(value, step)
+                    value = self.linear(value, step, layer)
         if not recipe.residual:
             return value
         shortcut = block_input
         if recipe.shortcut is not None:
-            shortcut = self.convolution(block_input, recipe.shortcut)
+            layer = f"{path}.layers.{recipe.shortcut.name}"
+            shortcut = self.convolution(block_input, recipe.shortcut, layer)
         assert hw == -(-entry_hw // config.stride)
-        return self.activated(self.node("Add", [value, shortcut]), recipe.activation)
+        total = self.node("Add", [value, shortcut])
+        return self.activated(total, recipe.activation, f"{path}.join")
 
-    def convolution(self, value: str, step: ConvStep) -> str:
+    def convolution(self, value: str, step: ConvStep, path: str = "") -> str:
         """Convolution with bias and its activation."""
         k = step.kernel_size
         shape = (step.cout, 1 if step.depthwise else step.cin, k, k)
         node = self.node(
             "Conv",
-            [value, *self.parameters(value, shape)],
+            [value, *self.parameters(value, shape, path)],
             kernel_shape=[k, k],
             strides=[step.stride] * 2,
             pads=[k // 2] * 4,
             group=step.cin if step.depthwise else 1,
         )
-        return self.activated(node, step.activation)
+        return self.activated(node, step.activation, f"{path}.activations.{step.activation}")
 
-    def activated(self, value: str, activation: str) -> str:
+    def activated(self, value: str, activation: str, path: str = "") -> str:
         """The quantized result of an operator and its activation."""
         if activation not in ("none", "relu", "relu6"):
-            value = self.quantized(value, SIGNED)
-        value = self.activation(value, activation)
-        return self.quantized(value, RANGES.get(activation, SIGNED))
+            value = self.quantized(value, SIGNED, f"{path}.before")
+        value = self.activation(value, activation, path)
+        return self.quantized(value, RANGES.get(activation, SIGNED), f"{path}.after")
 
-    def activation(self, value: str, activation: str) -> str:
+    def activation(self, value: str, activation: str, path: str = "") -> str:
         """An activation, not yet quantized."""
         match activation:
             case "relu":
@@ -216,7 +241,7 @@ class GraphWriter:
             case "hswish":
                 return self.node("HardSwish", [value])
             case "swish":
-                gate = self.quantized(self.node("Sigmoid", [value]), UNIT)
+                gate = self.quantized(self.node("Sigmoid", [value]), UNIT, f"{path}.gate")
                 return self.node("Mul", [value, gate])
         return value
 
@@ -224,22 +249,24 @@ class GraphWriter:
         """relu6(x + 3) / 6."""
         return self.node("HardSigmoid", [value], alpha=1 / 6, beta=0.5)
 
-    def squeeze_excite(self, value: str, step: SqueezeExciteStep) -> str:
+    def squeeze_excite(self, value: str, step: SqueezeExciteStep, path: str = "") -> str:
         """Global pool, two 1x1 convolutions, product."""
-        gate = self.quantized(self.node("GlobalAveragePool", [value]), SIGNED)
-        gate = self.convolution(
-            gate, ConvStep("reduce", step.channels, step.squeezed, activation="relu")
-        )
-        gate = self.convolution(
-            gate, ConvStep("expand", step.squeezed, step.channels, activation="hsigmoid")
-        )
-        return self.quantized(self.node("Mul", [value, gate]), SIGNED)
+        gate = self.pool(value, path)
+        for name, conv in zip(("reduce", "expand"), step.convs, strict=True):
+            gate = self.convolution(gate, conv, f"{path}.{name}")
+        return self.quantized(self.node("Mul", [value, gate]), SIGNED, f"{path}.product")
 
-    def linear(self, value: str, step: LinearStep) -> str:
+    def pool(self, value: str, path: str = "") -> str:
+        """Global average pool."""
+        return self.quantized(self.node("GlobalAveragePool", [value]), SIGNED, f"{path}.pooled")
+
+    def linear(self, value: str, step: LinearStep, path: str = "") -> str:
         """Fully connected layer on a 1x1 feature."""
-        return self.gemm(self.quantized(self.node("Flatten", [value]), SIGNED), step)
+        flat = self.node("Flatten", [value])
+        return self.gemm(self.quantized(flat, self.ranges.get(value, SIGNED)), step, path)
 
-    def gemm(self, flat: str, step: LinearStep) -> str:
+    def gemm(self, flat: str, step: LinearStep, path: str = "") -> str:
         """Fully connected layer on a flat feature."""
-        parameters = self.parameters(flat, (step.cout, step.cin))
-        return self.quantized(self.node("Gemm", [flat, *parameters], transB=1), SIGNED)
+        parameters = self.parameters(flat, (step.cout, step.cin), path)
+        result = self.node("Gemm", [flat, *parameters], transB=1)
+        return self.quantized(result, SIGNED, f"{path}.logits")

@@ -18,7 +18,8 @@ from ..errors import QuantizationError
 from .fake_quantize import fake_quantize, fake_quantize_rows
 
 ACTIVATION_RANGE = (0, 255)
-WEIGHT_RANGE = (-128, 127)
+# Symmetric, for where BatchNorm turns a channel's sign the deployed integers are the negative ones.
+WEIGHT_RANGE = (-127, 127)
 _SMALLEST_SCALE = 1e-8
 
 
@@ -121,7 +122,7 @@ class WeightQuantizer(Quantizer):
         rows = weight.detach().flatten(1) if self.per_channel else weight.detach().reshape(1, -1)
         mean, deviation = rows.mean(1), rows.std(1, unbiased=False)
         reach = torch.maximum((mean - 3 * deviation).abs(), (mean + 3 * deviation).abs())
-        self._set_scale(reach / -WEIGHT_RANGE[0])
+        self._set_scale(reach / WEIGHT_RANGE[1])
 
     def cover(self, weight: Tensor) -> None:
         """Start from the range of the largest weight instead, so that nothing is clipped.

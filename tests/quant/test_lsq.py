@@ -108,7 +108,7 @@ def test_weight_values_and_gradients_equal_the_reference(per_channel):
     shape = (-1, 1, 1, 1) if per_channel else (1,)
     factor = 1 / math.sqrt((w[0] if per_channel else w).numel() * 127)
     zero = torch.zeros(1)
-    expected = reference(b, log_scale.exp().view(shape), zero, -128, 127, factor)
+    expected = reference(b, log_scale.exp().view(shape), zero, -127, 127, factor)
     (expected * weights).sum().backward()
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(a.grad, b.grad)

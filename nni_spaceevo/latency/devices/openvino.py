@@ -204,7 +204,7 @@ def _entry(w: GraphWriter, name: str) -> str:
     """A uint8 NHWC input as the float NCHW tensor that ONNX's operators take."""
     value = w.dequantized(name, SIGNED)
     result = w.node("Transpose", [value], perm=[0, 3, 1, 2])
-    w.scales[result] = w.scales[value]
+    w.ranges[result] = w.ranges[value]
     return result
 
 
