@@ -1,4 +1,4 @@
-"""`spaceevo`: one verb per step from a device and images to a search space."""
+"""`spaceevo`: one verb per step from a device and images to an INT8 file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from ..errors import CacheWarning, PredictorWarning, SpaceEvoError
-from . import environment, jobs, latency, lut, search
+from . import deploy, environment, jobs, latency, lut, search
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spaceevo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="verb")
-    for group in (environment, latency, lut, search, jobs):
+    for group in (environment, latency, lut, search, jobs, deploy):
         group.add_verbs(verbs)
     return parser

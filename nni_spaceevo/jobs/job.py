@@ -172,6 +172,11 @@ class Job:
         return self.work / "supernets"
 
     @property
+    def exported_path(self) -> Path:
+        """Folder of the subnets that are ONNX files, with a report beside each."""
+        return self.work / "exported"
+
+    @property
     def report_path(self) -> Path:
         """Folder of the report."""
         return self.work / "report"

@@ -66,6 +66,12 @@ def chosen_space(job: Job, name: str) -> SpaceCode:
     return job.hyperspace.space(results.best.space)
 
 
+def supernet_path(job: Job, space: SpaceCode, seed: int | None = None) -> Path:
+    """Where the trained supernet of a space lies; the seed is the job's by default."""
+    number = job.config.seed if seed is None else seed
+    return job.supernets_path / f"seed{number}" / f"{space}.pt"
+
+
 def train_supernet(
     job: Job,
     space: str = BEST,
@@ -106,7 +112,7 @@ def train_supernet(
         code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
         number = ranks.from_first(job.config.seed if seed is None else seed)
         config = replace(job.config.supernet, seed=number)
-        folder = job.supernets_path / f"seed{number}"
+        folder = supernet_path(job, job.hyperspace.space(code), number).parent
         run = SupernetRun(
             job.hyperspace, code, images(job), config, folder, device=device, ranks=ranks
         )

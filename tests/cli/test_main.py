@@ -59,6 +59,7 @@ def test_the_console_script_lists_its_verbs():
         "train",
         "report",
         "demo",
+        "export",
     ):
         assert f"\n    {verb}" in text
 
