@@ -2,10 +2,10 @@
 
 One step of onnxw's stage3 under EfficientNet-B5 (weights random: they cost as much as trained), in
 FP32 and with LSQ+, for three block types and in three ways by turns: `plain` runs the teacher for
-each sub-stage anew, copies each weight's slice and fake-quantizes by a chain of tensor operations;
-`package` is this package; `cached` is this package when the teacher's features have been kept, so
-that it need not run. All compute the same losses and gradients, which is checked first. Reading
-images is no part of a step, nor is reading kept features. Writes `block_kd_speed.json` and `.png`
+each sub-stage anew, copies each weight's slice, fake-quantizes by a chain of tensor operations, and
+keeps torch's usual order in memory; `package` is this package; `cached` is this package when the teacher's features have been kept, so
+that it need not run. All compute the same losses and gradients, which is checked first, in one order.
+Reading images is no part of a step, nor is reading kept features. Writes `block_kd_speed.json` and `.png`
 beside this script.
 
     python benchmarks/block_kd_speed.py                    # CPU: r160, batch 16, one thread
@@ -27,6 +27,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -155,16 +156,31 @@ class Step:
         features = self.run._features(self._batch, (0, 0), self._no_cache)
         return [float(v) for v in self.run._step(features, len(self._batch), rng)]
 
+    def use_own_order(self) -> None:
+        """Compute in the order in memory that this way is about, once it has been checked."""
+
 
 class PlainStep(Step):
     """The same step as one would write it first."""
 
     def __init__(self, run: StageRun, precision: Precision) -> None:
         super().__init__(run, precision)
+        self._in_usual_order = False
         self._optimizer = torch.optim.Adam(self.model.parameters(), run.config.learning_rate_fp32)
+
+    def use_own_order(self) -> None:
+        """torch's usual one. In it sums round otherwise, which quantizers turn into differences."""
+        self._in_usual_order = True
+        self.model.to(memory_format=torch.contiguous_format)
 
     def __call__(self, rng: np.random.Generator) -> list[float]:
         """See `Step`."""
+        if self._in_usual_order:
+            with mock.patch("nni_spaceevo.distill.task.channels_last", lambda images: images):
+                return self._step(rng)
+        return self._step(rng)
+
+    def _step(self, rng: np.random.Generator) -> list[float]:
         model, config, task = self.model, self.run.config, self.run.task
         batch, losses = self._batch, []
         randoms = [model.random(rng) for _ in range(config.random_substages)]
@@ -272,6 +288,7 @@ def cpu_memory_mb(
     if way != "cached":
         task = replace(task, teacher=new_teacher(setting))
     step = new_step(setting, task, precision, way)
+    step.use_own_order()
     # Linux: the peak counts from here.
     Path("/proc/self/clear_refs").write_text("5")
     loaded = _status_mb("VmRSS")
@@ -315,6 +332,8 @@ def measure(setting: Setting, blocks: Sequence[str], repeats: int) -> list[dict[
         task = setting.task(STAGE, block, teacher)
         found = all_steps(setting, task, precision)
         difference = check_same(setting, found)
+        for step in found.values():
+            step.use_own_order()
         times = seconds(found, repeats)
         row: dict[str, Any] = {"block": block, "precision": precision.name}
         row["difference"] = float(f"{difference:.1e}")

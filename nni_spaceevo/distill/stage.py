@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..device import autocast
+from ..device import autocast, channels_last
 from ..errors import TrainingError
 from ..files import digest, to_json
 from ..hyperspace import Chain, ElasticStage
@@ -50,6 +50,7 @@ class StageDistiller(nn.Module):
         self.entry = ActivationQuantizer(unsigned=False)
         self.stage = StageNet(self.elastic, self.input_widths)
         self.leave = nn.Conv2d(where.widths[-1], after, 1)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, feature: Tensor, substage: SubStage) -> Tensor:
         """Map the teacher's feature before the stage to its feature after it, through `substage`.
@@ -263,14 +264,15 @@ class StageRun:
         self.batches += 1
         if found := cache.get(*number):
             self.cached_batches += 1
-            before, after = found
-            return before.to(self.task.device), after.to(self.task.device)
+            # They come from the disk in another order, and sums depend on the order.
+            before, after = (channels_last(f.to(self.task.device)) for f in found)
+            return before, after
         part = self.ranks.part(len(batch))
         # A process without images has none of the right shape.
         some = batch.part(part) if part.start < part.stop else batch.part(slice(1))
         with autocast(self.task.device, self.config.mixed_precision):
             found = self.task.train_features(some.index, some.resolution, some.seeds)
-        before, after = (f[: part.stop - part.start].contiguous() for f in found)
+        before, after = (channels_last(f[: part.stop - part.start]) for f in found)
         cache.put(*number, (before, after))
         return before, after
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..device import channels_last
 from ..hyperspace import BlockOption, Hyperspace
 from .data import Images, batches, image_seeds
 from .teachers.protocol import FeatureTeacher
@@ -108,6 +109,6 @@ class StageTask:
     def _features(self, images: Tensor) -> Features:
         # A teacher that is no module has its own mind about where it computes.
         if isinstance(self.teacher, nn.Module):
-            images = images.to(self.device)
+            images = channels_last(images.to(self.device))
         before, after = self.teacher.stage_features(images, self.stage)
         return before.to(self.device), after.to(self.device)

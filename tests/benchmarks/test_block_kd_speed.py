@@ -48,6 +48,21 @@ def test_all_ways_compute_the_same_and_differ_in_how_often_the_teacher_runs(
         assert len(runs) == times, way
 
 
+def test_the_plain_step_keeps_the_usual_order_in_memory(speed, small, teacher):
+    found = speed.all_steps(small, small.task("stage1", "mbv2_res", teacher), FP32)
+    plain, package = found["plain"], found["package"]
+    plain.use_own_order()
+    seen = []
+    for step in (plain, package):
+        step.model.stage.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    losses = [step(np.random.default_rng(0)) for step in (plain, package)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    usual, last = seen[0], seen[-1]
+    assert usual.is_contiguous()
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert not last.is_contiguous()
+
+
 def test_ways_that_differ_are_refused(speed, small, teacher):
     found = speed.all_steps(small, small.task("stage1", "mbv2_res", teacher), FP32)
     with torch.no_grad():
