@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from nni_spaceevo.hyperspace import ConvStep
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import ActivationQuantizer, WeightQuantizer
 from nni_spaceevo.quant.lsq import ACTIVATION_RANGE, WEIGHT_RANGE
@@ -93,6 +94,13 @@ def plain_weight(self: WeightQuantizer, weight: Tensor, largest: Tensor) -> Tens
 _slice = ConvLayer._weight
 
 
+def plain_slice(self: ConvLayer, step: ConvStep) -> Tensor:
+    """`ConvLayer._weight` as a copy, in the order in memory of the whole weight."""
+    last, usual = torch.channels_last, torch.contiguous_format
+    order = last if self.conv.weight.is_contiguous(memory_format=last) else usual
+    return _slice(self, step).contiguous(memory_format=order)
+
+
 @contextmanager
 def plain_layers() -> Iterator[None]:
     """Layers compute plainly within."""
@@ -100,7 +108,7 @@ def plain_layers() -> Iterator[None]:
         for kind, name, function in (
             (ActivationQuantizer, "forward", plain_activation),
             (WeightQuantizer, "forward", plain_weight),
-            (ConvLayer, "_weight", lambda self, step: _slice(self, step).contiguous()),
+            (ConvLayer, "_weight", plain_slice),
         ):
             stack.enter_context(mock.patch.object(kind, name, function))
         yield
