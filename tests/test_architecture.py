@@ -29,11 +29,11 @@ ROOMS = {
     "hyperspace": set(),
     "quant": {"parallel"},
     "latency": {"page", "hyperspace"},
-    "network": {"parallel", "hyperspace", "quant"},
+    "network": {"parallel", "device", "hyperspace", "quant"},
     "distill": {"parallel", "device", "hyperspace", "quant", "network"},
     "lut": {"hyperspace", "latency", "network", "distill"},
     "search": {"hyperspace", "latency", "lut"},
-    "supernet": {"parallel", "hyperspace", "quant", "network"},
+    "supernet": {"parallel", "device", "hyperspace", "quant", "network"},
     "deploy": {"hyperspace", "quant", "latency", "network"},
     "jobs": {
         *("parallel", "device"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..device import channels_last
 from ..errors import ConfigError
 from ..hyperspace import ElasticStage, Hyperspace, SpaceCode, SubnetCode
 from ..network import StageNet, StaticNetwork
@@ -41,6 +43,7 @@ class Supernet(nn.Module):
         for elastic in (*hyperspace.elastic_stages(self.space), *head):
             self.stages[elastic.stage.name] = StageNet(elastic, widths)
             widths = elastic.widths
+        self.to(memory_format=torch.channels_last)
 
     @property
     def made_for(self) -> dict[str, str]:
@@ -62,7 +65,7 @@ class Supernet(nn.Module):
 
         Images of another size than the subnet's are resized to it.
         """
-        x = self.image(resized(images, subnet.resolution))
+        x = self.image(channels_last(resized(images, subnet.resolution)))
         *stages, _ = zip(self.stages.values(), (*subnet.stages, *self._head), strict=True)
         for stage, chain in stages:
             x = stage(x, chain)
@@ -113,7 +116,7 @@ class Subnet(StaticNetwork):
         for path, module in subnet.named_modules():
             if isinstance(module, Quantizer):
                 module.path = path
-        return subnet
+        return subnet.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, channels, h, w), resized to the subnet's resolution."""

