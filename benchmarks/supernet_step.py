@@ -4,18 +4,17 @@ A step of the space onnxw-151122-023231 at r160 and at r224 with the published s
 with LSQ+, by turns, and always of the same subnets: the largest, the smallest and two random ones.
 `package` is this package. `plain` is the same step as one would write it first: four separate full
 forward passes, each followed by its backward pass; fake quantization by a chain of tensor
-operations, each of which writes its result; a contiguous copy of every sliced weight. It recomputes
-nothing, the largest subnet's logits included: the package makes four passes as well, so in FP32 the
-copies are all that they differ by. Optimizers, losses and clipping are the same, and that losses
-and gradients are is checked first. Reading images is no part of a step. Writes `supernet_step.json`
-and `.png` beside this script.
+operations, each of which writes its result; a contiguous copy of every sliced weight; torch's usual
+order in memory. It recomputes nothing, the largest subnet's logits included: the package makes four
+passes as well, so in FP32 the copies and the order are all that they differ by. Optimizers, losses
+and clipping are the same, and that losses and gradients are is checked first, in one order. Reading
+images is no part of a step. Writes `supernet_step.json` and `.png` beside this script.
 
     python benchmarks/supernet_step.py                    # CPU: batch 16, two threads
     python benchmarks/supernet_step.py --device cuda      # GPU: batch 64, bfloat16
 
-On a GPU there is a third way, `channels_last`: the package with weights and images in that order.
-torch.compile is none, for every step draws subnets that it would first have to compile. From the
-steps it projects how many hours the published recipe takes on 8 GPUs; it then writes
+torch.compile is no way on a GPU, for every step draws subnets that it would first have to compile.
+From a GPU's steps it projects how many hours the published recipe takes on 8 of them, and writes
 `supernet_step_cuda.json` and `.png`.
 """
 
@@ -25,11 +24,13 @@ import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import numpy as np
@@ -53,6 +54,7 @@ PACKAGES = ("torch", "numpy")
 SPACE = "onnxw-151122-023231"
 RESOLUTIONS = (160, 224)
 PRECISIONS = (FP32.name, INT8.name)
+WAYS = ("plain", "package")
 REPEATS = 4
 THREADS = 2
 GPUS = 8
@@ -86,12 +88,6 @@ class Setting:
         """Of the images."""
         (resolution,) = self.hyperspace.resolutions
         return resolution
-
-    @property
-    def ways(self) -> tuple[str, ...]:
-        """The ways to make a step, the plain one first."""
-        other = ("channels_last",) if self.device.type == "cuda" else ()
-        return ("plain", "package", *other)
 
     @property
     def exact(self) -> bool:
@@ -130,22 +126,38 @@ class Step:
     ----------
     setting : of the step
     precision : `fp32` or `int8`; the quantizers then have ranges
-    channels_last : whether weights and images are in that order
+
+    Attributes
+    ----------
+    order : of features and weights in memory. At first that of the plain step: in another, sums
+        round otherwise, which quantizers turn into other gradients
     """
 
-    def __init__(self, setting: Setting, precision: str, *, channels_last: bool = False) -> None:
+    def __init__(self, setting: Setting, precision: str) -> None:
         supernet = new_supernet(setting.hyperspace, setting.space, setting.config)
         supernet.to(setting.device)
         self.images, self.labels = setting.batch()
-        if channels_last:
-            supernet.to(memory_format=torch.channels_last)
-            self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.trainer = SupernetTrainer(supernet, setting.config)
         # The first epoch of the phase.
         self._epoch = setting.config.fp32.epochs if precision == INT8.name else 0
         self.trainer.start_epoch(self._epoch)
-        with self.trainer._autocast(setting.device):
+        self._set_order(torch.contiguous_format)
+        with self._in_order(), self.trainer._autocast(setting.device):
             self.trainer._start_phase(self.images, self.plan(0))
+
+    def use_own_order(self) -> None:
+        """Compute in this way's own order, once it has been checked."""
+        self._set_order(torch.channels_last)
+
+    def _set_order(self, order: torch.memory_format) -> None:
+        self.order = order
+        self.trainer.supernet.to(memory_format=order)
+
+    def _in_order(self) -> AbstractContextManager[Any]:
+        def ordered(images: Tensor) -> Tensor:
+            return images.contiguous(memory_format=self.order)
+
+        return mock.patch("nni_spaceevo.supernet.model.channels_last", ordered)
 
     def plan(self, number: int) -> StepPlan:
         """What step `number` trains, the same subnets in both precisions."""
@@ -156,14 +168,20 @@ class Step:
 
     def __call__(self, number: int) -> np.ndarray:
         """Train; returns the losses of the largest, the smallest and, on average, the others."""
+        with self._in_order():
+            return self._train(number)
+
+    def _train(self, number: int) -> np.ndarray:
         return self.trainer.step(self.images, self.labels, self.plan(number))
 
 
 class PlainStep(Step):
     """The same step as one would write it first."""
 
-    def __call__(self, number: int) -> np.ndarray:
-        """See `Step`."""
+    def use_own_order(self) -> None:
+        """It has it already."""
+
+    def _train(self, number: int) -> np.ndarray:
         trainer, plan = self.trainer, self.plan(number)
         supernet, config = trainer.supernet, trainer.config
         trainer._set_learning_rates(plan)
@@ -193,9 +211,7 @@ class PlainStep(Step):
 
 def new_step(setting: Setting, precision: str, way: str) -> Step:
     """A step in one way; in all of them it starts with the same weights and ranges."""
-    if way == "plain":
-        return PlainStep(setting, precision)
-    return Step(setting, precision, channels_last=way == "channels_last")
+    return (PlainStep if way == "plain" else Step)(setting, precision)
 
 
 # ---- the same, time and memory ----------------------------------------------------------------
@@ -274,6 +290,7 @@ def cpu_memory_mb(setting: Setting, precision: str, way: str, threads: int) -> d
     """
     torch.set_num_threads(threads)
     step = new_step(setting, precision, way)
+    step.use_own_order()
     # Linux: the peak counts from here.
     Path("/proc/self/clear_refs").write_text("5")
     loaded = _status_mb("VmRSS")
@@ -305,15 +322,17 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], Step] = {}
     differences = {}
     for precision in PRECISIONS:
-        steps = {way: new_step(setting, precision, way) for way in setting.ways}
+        steps = {way: new_step(setting, precision, way) for way in WAYS}
         differences[precision] = check_same(setting, steps)
+        for step in steps.values():
+            step.use_own_order()
         found |= {(precision, way): step for way, step in steps.items()}
     times = seconds(found, repeats)
     rows = []
     for precision in PRECISIONS:
         row: dict[str, Any] = {"resolution": setting.resolution, "precision": precision}
         row["difference"] = float(f"{differences[precision]:.1e}")
-        for way in setting.ways:
+        for way in WAYS:
             row[way] = _timing(times[precision, way], setting.config.batch_size)
             if setting.device.type == "cuda":
                 row[way]["memory_mb"] = gpu_memory_mb(found[precision, way])
@@ -336,7 +355,7 @@ def _timing(times: list[float], batch: int) -> dict[str, Any]:
 def _add_cpu_memory(setting: Setting, rows: list[dict[str, Any]]) -> None:
     # A process a case: what one has freed, another would take again.
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
-        for row, way in product(rows, setting.ways):
+        for row, way in product(rows, WAYS):
             job = pool.submit(
                 cpu_memory_mb, setting, row["precision"], way, torch.get_num_threads()
             )
