@@ -96,9 +96,11 @@ _slice = ConvLayer._weight
 
 def plain_slice(self: ConvLayer, step: ConvStep) -> Tensor:
     """`ConvLayer._weight` as a copy, in the order in memory of the whole weight."""
-    last, usual = torch.channels_last, torch.contiguous_format
-    order = last if self.conv.weight.is_contiguous(memory_format=last) else usual
-    return _slice(self, step).contiguous(memory_format=order)
+    weight, usual = self.conv.weight, torch.contiguous_format
+    # Weights of 1x1 and depthwise convolutions are in both orders at once but for their strides,
+    # from which a convolution takes the order.
+    is_usual = weight.stride() == torch.empty_like(weight, memory_format=usual).stride()
+    return _slice(self, step).contiguous(memory_format=usual if is_usual else torch.channels_last)
 
 
 @contextmanager
