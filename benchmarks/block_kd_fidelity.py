@@ -512,9 +512,16 @@ def proxy_rows(boot: Bootstrap, found: Findings, default: FloatArray) -> list[di
     ]
 
 
-def stage_rows(boot: Bootstrap, found: Findings, losses: FloatArray) -> list[dict[str, Any]]:
-    """What each stage's loss alone tells, and how much of the sum's spread is its own."""
+def stage_rows(
+    boot: Bootstrap, found: Findings, losses: FloatArray, codes: Sequence[SubnetCode]
+) -> list[dict[str, Any]]:
+    """What each stage's loss alone tells, how much of the sum's spread is its own, what it follows.
+
+    `follows` is tau between low losses and the width at which a sub-stage ends, and its depth.
+    """
     total = losses.sum(1)
+    elastic = [HYPERSPACE.elastic.index(stage) for stage in HYPERSPACE.searchable]
+    chains = [[code.stages[i] for code in codes] for i in elastic]
     return [
         {
             "stage": stage.name,
@@ -522,8 +529,14 @@ def stage_rows(boot: Bootstrap, found: Findings, losses: FloatArray) -> list[dic
             "loss": {"mean": round(float(loss.mean()), 4), "sd": round(float(loss.std()), 4)},
             "share_of_variance": round(float(np.cov(loss, total)[0, 1] / total.var(ddof=1)), 3),
             "tau": tau_row(boot, found, -loss),
+            "follows": {
+                "last_width": _rounded(boot.tau(-loss, np.array([c[-1].width for c in chain]))),
+                "depth": _rounded(boot.tau(-loss, np.array([len(c) for c in chain]))),
+            },
         }
-        for stage, block, loss in zip(HYPERSPACE.searchable, SPACE.blocks, losses.T, strict=True)
+        for stage, block, loss, chain in zip(
+            HYPERSPACE.searchable, SPACE.blocks, losses.T, chains, strict=True
+        )
     ]
 
 
@@ -556,7 +569,7 @@ def summary(place: Place, found: Findings) -> dict[str, Any]:
         "teacher_accuracy": accuracy(teacher_of(place), place.data(study.alone_images)),
         "default": tau_row(boot, found, default),
         "noise": noise(boot, found),
-        "stages": stage_rows(boot, found, losses),
+        "stages": stage_rows(boot, found, losses, codes),
         "proxies": proxy_rows(boot, found, default),
         "ways": way_rows(boot, found, default),
         "subnets": [

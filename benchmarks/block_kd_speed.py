@@ -20,8 +20,9 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from multiprocessing import get_context
@@ -142,22 +143,52 @@ class Step:
     ----------
     run : of which the model is trained
     precision : FP32 or INT8; the model's quantizers have ranges
+
+    Attributes
+    ----------
+    order : of features and weights in memory. At first that of the plain step: in another, sums
+        round otherwise, which quantizers turn into other gradients
     """
 
     def __init__(self, run: StageRun, precision: Precision) -> None:
         self.run, self.model = run, run.model
+        self._set_order(torch.contiguous_format)
         set_precision(self.model, precision)
         self.model.train()
         (self._batch,) = run.task.batches(run.config.batch_size, epoch=0)
         self._no_cache = FeatureCache(Path(), "", "", 0)
+        if precision == INT8:
+            with self._in_order():
+                features = run._features(self._batch, (0, 0), self._no_cache)
+                run._initialize_quantizers(features, len(self._batch), np.random.default_rng(0))
+
+    def use_own_order(self) -> None:
+        """Compute in this way's own order, once it has been checked."""
+        self._set_order(torch.channels_last)
+
+    def _set_order(self, order: torch.memory_format) -> None:
+        self.order = order
+        self.model.to(memory_format=order)
+
+    @contextmanager
+    def _in_order(self) -> Iterator[None]:
+        def ordered(features: Tensor) -> Tensor:
+            return features.contiguous(memory_format=self.order)
+
+        with ExitStack() as stack:
+            for place in ("task", "stage"):
+                target = f"nni_spaceevo.distill.{place}.channels_last"
+                stack.enter_context(mock.patch(target, ordered))
+            yield
 
     def __call__(self, rng: np.random.Generator) -> list[float]:
         """Train on the batch; returns the losses of largest, smallest and random sub-stages."""
+        with self._in_order():
+            return self._step(rng)
+
+    def _step(self, rng: np.random.Generator) -> list[float]:
         features = self.run._features(self._batch, (0, 0), self._no_cache)
         return [float(v) for v in self.run._step(features, len(self._batch), rng)]
-
-    def use_own_order(self) -> None:
-        """Compute in the order in memory that this way is about, once it has been checked."""
 
 
 class PlainStep(Step):
@@ -165,20 +196,10 @@ class PlainStep(Step):
 
     def __init__(self, run: StageRun, precision: Precision) -> None:
         super().__init__(run, precision)
-        self._in_usual_order = False
         self._optimizer = torch.optim.Adam(self.model.parameters(), run.config.learning_rate_fp32)
 
     def use_own_order(self) -> None:
-        """torch's usual one. In it sums round otherwise, which quantizers turn into differences."""
-        self._in_usual_order = True
-        self.model.to(memory_format=torch.contiguous_format)
-
-    def __call__(self, rng: np.random.Generator) -> list[float]:
-        """See `Step`."""
-        if self._in_usual_order:
-            with mock.patch("nni_spaceevo.distill.task.channels_last", lambda images: images):
-                return self._step(rng)
-        return self._step(rng)
+        """It has it already."""
 
     def _step(self, rng: np.random.Generator) -> list[float]:
         model, config, task = self.model, self.run.config, self.run.task
@@ -206,11 +227,6 @@ def new_step(setting: Setting, task: StageTask, precision: Precision, way: str) 
     """A step in one way; in all of them it starts with the same weights and ranges."""
     with tempfile.TemporaryDirectory() as folder:
         run = StageRun(task, setting.config, Path(folder))
-    if precision == INT8:
-        set_precision(run.model, INT8)
-        run.model.train()
-        features = _features(setting, task)
-        run._initialize_quantizers(features, setting.batch, np.random.default_rng(0))
     return (PlainStep if way == "plain" else Step)(run, precision)
 
 
