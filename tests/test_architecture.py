@@ -40,7 +40,7 @@ ROOMS = {
         *("hyperspace", "quant", "latency", "network", "distill", "lut", "search"),
         *("supernet", "deploy"),
     },
-    "reports": {"page", "hyperspace", "latency", "lut", "search", "jobs"},
+    "reports": {"page", "hyperspace", "latency", "lut", "search", "deploy", "jobs"},
     "plugin": {
         "parallel",
         *("hyperspace", "quant", "latency", "network", "distill", "lut", "search"),

@@ -1,4 +1,4 @@
-"""Verbs about trained subnets: `export`."""
+"""Verbs about trained subnets: `export` and `bench`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb.set_defaults(run=_export)
 
+    verb = verbs.add_parser("bench", help="measure ONNX files on this machine, side by side")
+    verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help="ONNX files")
+    verb.add_argument("--job", type=Path, help="job file: adds predictions and accuracies")
+    verb.add_argument("--output", type=Path, help="folder for bench.json and bench.png")
+    verb.add_argument("--rounds", type=int, default=20, help="turns of each file; default: 20")
+    verb.add_argument("--threads", type=int, default=1, help="of ONNX Runtime; default: 1")
+    verb.set_defaults(run=_bench)
+
 
 def _export(options: argparse.Namespace) -> None:
     from ..jobs.export import export_subnet
@@ -37,3 +45,17 @@ def _export(options: argparse.Namespace) -> None:
         dynamic_batch=options.dynamic_batch,
     )
     print(report.outcome)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from ..jobs.bench import bench_files
+    from ..jobs.job import Job
+
+    job = None if options.job is None else Job(options.job)
+    found = bench_files(options.files, job, options.rounds, options.threads)
+    if options.output is not None:
+        from ..reports.bench_report import write_bench
+
+        write_bench(found, options.output)
+    machine = found.machine
+    print(f"{machine.cpu}, {machine.runtime}, {machine.threads} thread(s)\n\n{found.table()}")

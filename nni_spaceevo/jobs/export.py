@@ -126,7 +126,8 @@ def export_subnet(
     batches = config.batch_size, config.recalibration_batches
     wanted = INT8 if precision == "int8" else FP32
     static = calibrated_subnet(supernet, chosen, data, *batches, wanted)
-    about = {"space": code, "subnet": chosen, "mean": data.mean, "std": data.std}
+    about = {"space": code, "subnet": chosen, "precision": precision}
+    about |= {"mean": data.mean, "std": data.std}
     model = onnx_model(
         static,
         job.hyperspace.subnet_blocks(code, chosen),

@@ -63,9 +63,13 @@ def local_device_name(runtime: str = "ort", precision: str = "int8") -> str:
 
 
 def describe_machine(
-    runtime: str, kernel_options: dict[str, str], network_options: dict[str, str], protocol: str
+    runtime: str,
+    kernel_options: dict[str, str],
+    network_options: dict[str, str],
+    protocol: str,
+    threads: int = 1,
 ) -> Machine:
-    """Describe this machine for a runtime that is used on one thread."""
+    """Describe this machine for a runtime that is used on so many threads."""
     model, flags = cpu_description()
     governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
     return Machine(
@@ -75,7 +79,7 @@ def describe_machine(
         vnni=any("vnni" in f for f in flags),
         governor=governor or None,
         runtime=runtime,
-        threads=1,
+        threads=threads,
         kernel_options=kernel_options,
         network_options=network_options,
         protocol=protocol,

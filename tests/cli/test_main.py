@@ -60,6 +60,7 @@ def test_the_console_script_lists_its_verbs():
         "report",
         "demo",
         "export",
+        "bench",
     ):
         assert f"\n    {verb}" in text
 

@@ -1,0 +1,79 @@
+"""Exported subnets measured, predicted and judged in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from nni_spaceevo.cli import main
+from nni_spaceevo.deploy.bench import Bench
+from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.files import read_json
+from nni_spaceevo.jobs.bench import accuracy, predicted_ms
+from nni_spaceevo.jobs.distillation import images
+from nni_spaceevo.jobs.export import export_subnet
+from nni_spaceevo.jobs.job import Job
+from nni_spaceevo.jobs.prepare import prepared_predictor
+from nni_spaceevo.jobs.supernets import train_supernet
+
+from .small_job import SUPERNET, write_small_job
+
+SPACE = "synthetic-012-201"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = write_small_job(tmp_path_factory.mktemp("job"), supernet=SUPERNET)
+    train_supernet(job, SPACE)
+    return job
+
+
+def test_files_are_measured_predicted_and_judged(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / name for name in ("int8.onnx", "fp32.onnx")]
+    reports = [
+        export_subnet(job, "smallest", paths[0], space=SPACE),
+        export_subnet(job, "smallest", paths[1], space=SPACE, precision="float32"),
+    ]
+    folder = tmp_path / "out"
+    arguments = ["bench", *map(str, paths), "--job", str(job.path), "--rounds", "2"]
+    assert main([*arguments, "--output", str(folder)]) == 0
+    text = capsys.readouterr().out
+    found = read_json(folder / "bench.json", Bench)
+    assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+    int8, floats = found.files
+    assert str(paths[0]) in text
+    assert [f.accuracy for f in found.files] == [r.agreement.accuracy for r in reports]
+    # The job's predictor is of INT8.
+    assert floats.predicted_ms is None
+    assert int8.predicted_ms == predicted_ms(job.hyperspace, paths[0], prepared_predictor(job))
+    assert 0 < int8.predicted_ms < 100
+
+
+def test_files_that_do_not_take_the_jobs_images_are_refused(job: Job, tmp_path: Path) -> None:
+    data = images(job)
+    for name, channels, classes, words in (
+        ("colour", 3, 10, "expected images of 1 channels alone"),
+        ("imagenet", 1, 1000, "answers with 1000 classes; the images have 10"),
+    ):
+        size = channels * 4
+        values = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, channels, 2, 2]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, classes]),
+        ]
+        matrix = onnx.numpy_helper.from_array(np.ones((size, classes), np.float32), "w")
+        nodes = [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("MatMul", ["f", "w"], ["y"]),
+        ]
+        graph = helper.make_graph(nodes, "g", values[:1], values[1:], [matrix])
+        opset = [helper.make_opsetid("", 17)]
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+        with pytest.raises(ConfigError, match=words):
+            accuracy(path, data)
