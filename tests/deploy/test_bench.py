@@ -23,9 +23,7 @@ def product(path: Path, size: int, shape: list[int | str], kind: int = TensorPro
     ]
     matrix = onnx.numpy_helper.from_array(np.eye(size, dtype=np.float32), "w")
     names = ["x", *(f"t{i}" for i in range(9)), "y"]
-    nodes = [
-        helper.make_node("MatMul", [a, "w"], [b]) for a, b in zip(names, names[1:], strict=False)
-    ]
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in pairwise(names)]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], [matrix])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
