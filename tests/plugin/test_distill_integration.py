@@ -25,6 +25,8 @@ from nni_spaceevo.plugin import experiment, seam
 from nni_spaceevo.plugin.distill_tuner import TRIAL_COMMAND, distill_search_space
 from nni_spaceevo.testing import synthetic_stage_rows
 
+from .browser import PROGRAMS, chromium
+from .curves import curve_keys
 from .nni_experiments import NNI
 from .ssh_hosts import SSHD, Host, make_key
 
@@ -132,6 +134,10 @@ def test_failed_and_killed_trials_are_repeated_and_finished_ones_are_not(
         folder.add(synthetic_stage_rows(alone.hyperspace, task, folder.made_with), "test")
     merged_lut(alone, lambda line: None)
     assert job.lut_path.read_bytes() == alone.lut_path.read_bytes()
+    if chromium() is None:
+        pytest.skip(f"all but the page was checked: none of {', '.join(PROGRAMS)} is installed")
+    keys = curve_keys(port, "web_ui_distillation", tmp_path / "profile")
+    assert {"default", "largest", "smallest"} <= keys
 
 
 # ---- on several machines ------------------------------------------------------------------------
