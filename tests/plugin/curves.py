@@ -8,15 +8,20 @@ from .browser import browser
 
 OUTPUT = Path(__file__).parents[1] / "output"
 _OPEN = "[...document.querySelectorAll('button')].find(b => b.innerText.includes({!r})).click()"
+# A trial that failed has no curve.
+_FIRST_CURVE = """
+[...document.querySelectorAll('.ms-DetailsRow')].find(r => r.innerText.includes('(FINAL)'))
+  .querySelector('button.detail-button-operation').click()
+"""
 
 
 def curve_keys(port: int, picture: str, profile: Path) -> set[str]:
-    """What the page offers to draw of the first trial's intermediate results.
+    """What the page offers to draw of the first result's curve.
 
     Parameters
     ----------
     port : of an experiment with results
-    picture : name of the screenshots: of all trials' curves, and of the first trial's
+    picture : name of the screenshots: of all trials' curves, and of the first result
     profile : folder for the browser
     """
     with browser(profile) as page:
@@ -26,7 +31,7 @@ def curve_keys(port: int, picture: str, profile: Path) -> set[str]:
         before = set(page.wait_for("Intermediate").split())
         page.screenshot(OUTPUT / f"{picture}.png")
         # The first button of a trial opens its curve, and a list of what else there is to draw.
-        page.click(".ms-DetailsRow button.detail-button-operation")
+        page.evaluate(_FIRST_CURVE)
         page.wait_for("Intermediate results")
         page.click(".ms-Modal .ms-Dropdown")
         text = page.wait_for("largest")
