@@ -29,7 +29,7 @@ ROOMS = {
     "hyperspace": set(),
     "quant": {"parallel"},
     "latency": {"page", "hyperspace"},
-    "network": {"parallel", "device", "hyperspace", "quant"},
+    "network": {"parallel", "hyperspace", "quant"},
     "distill": {"parallel", "device", "hyperspace", "quant", "network"},
     "lut": {"hyperspace", "latency", "network", "distill"},
     "search": {"hyperspace", "latency", "lut"},

@@ -8,7 +8,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from ..device import channels_last
 from ..errors import CodeError
 from ..hyperspace import (
     BlockChoice,
@@ -141,11 +140,10 @@ class StaticNetwork(nn.Module):
         self.stages = nn.ModuleDict(
             {name: nn.Sequential(*map(StaticBlock, blocks)) for name, blocks in stages}
         )
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, channels, resolution, resolution)."""
-        x = self.image(channels_last(images))
+        x = self.image(images)
         for stage in self.stages.values():
             x = stage(x)
         return x

@@ -104,6 +104,7 @@ class Subnet(StaticNetwork):
     def __init__(self, hyperspace: Hyperspace, space: SpaceCode, code: SubnetCode) -> None:
         super().__init__(hyperspace, space, code)
         self.code = code
+        self.to(memory_format=torch.channels_last)
 
     @classmethod
     def of_modules(
@@ -120,7 +121,7 @@ class Subnet(StaticNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, classes) of images (n, channels, h, w), resized to the subnet's resolution."""
-        return super().forward(resized(images, self.code.resolution))
+        return super().forward(channels_last(resized(images, self.code.resolution)))
 
 
 def resized(images: Tensor, resolution: int) -> Tensor:
