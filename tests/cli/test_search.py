@@ -59,7 +59,12 @@ def test_a_stopped_search_continues_to_the_same_result(search, tmp_path, kind):
     arguments += ["--evaluations", "400", "--samples", "300000"]
     command = [sys.executable, "-m", "nni_spaceevo.cli", *arguments]
     stopped, state = tmp_path / "stopped", tmp_path / "stopped" / "state.json"
-    with subprocess.Popen([*command, "--output", str(stopped)], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [*command, "--output", str(stopped)],
+        stderr=subprocess.PIPE,
+        # Where the tests run in a shell's background, SIGINT is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         deadline = time.monotonic() + 60
         while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
