@@ -233,7 +233,9 @@ def new_step(setting: Setting, task: StageTask, precision: Precision, way: str) 
 def _features(setting: Setting, task: StageTask) -> Features:
     # In the order of the steps' only batch: sums over images depend on it.
     (batch,) = task.batches(setting.batch, epoch=0)
-    with autocast(task.device, setting.config.mixed_precision):
+    # And in the order in memory in which the ways are checked.
+    usual = mock.patch("nni_spaceevo.distill.task.channels_last", Tensor.contiguous)
+    with usual, autocast(task.device, setting.config.mixed_precision):
         return task.train_features(batch.index, batch.resolution, batch.seeds)
 
 
