@@ -448,6 +448,7 @@ def projection(setting: Setting, repeats: int) -> dict[str, Any]:
         row: dict[str, Any] = {"stage": stage.name, "block": option.type, "hours": 0.0}
         for precision in (FP32, INT8):
             step = new_step(setting, task, precision, "package")
+            step.use_own_order()
             step(np.random.default_rng(0))
             step_s = float(np.median(seconds({"package": step}, repeats)["package"]))
             row[f"{precision.name}_step_s"] = round(step_s, 4)

@@ -20,6 +20,16 @@ def add_job(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--job", type=Path, required=True, help="job file (YAML)")
 
 
+def add_supernet(verb: argparse.ArgumentParser) -> None:
+    """Give a verb the options `--space` and `--seed`, which tell a supernet of a job."""
+    verb.add_argument(
+        "--space",
+        default="best",
+        help="space code; default: best, the best one of the job's search",
+    )
+    verb.add_argument("--seed", type=int, help="of the supernet; default: the job's")
+
+
 def add_hyperspace(verb: argparse.ArgumentParser) -> None:
     """Give a verb the option `--hyperspace`."""
     verb.add_argument("--hyperspace", required=True, help="YAML file or preset")

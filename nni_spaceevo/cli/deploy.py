@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .common import Verbs, add_job
+from .common import Verbs, add_job, add_supernet
 
 
 def add_verbs(verbs: Verbs) -> None:
     """Add the verbs of this file."""
     verb = verbs.add_parser("export", help="write a subnet of a trained supernet as INT8 ONNX")
     add_job(verb)
+    add_supernet(verb)
     verb.add_argument("--subnet", required=True, help="subnet code, or largest or smallest")
     verb.add_argument("--output", type=Path, help="default: in the job's work/exported")
-    verb.add_argument("--space", default="best", help="space code, or best (default)")
-    verb.add_argument("--seed", type=int, help="of the supernet; default: the job's")
     verb.add_argument("--precision", choices=["int8", "float32"], default="int8")
     verb.add_argument(
         "--dynamic-batch", action="store_true", help="any number of images at a time, not one"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .common import Verbs, add_job
+from .common import Verbs, add_job, add_supernet
 
 if TYPE_CHECKING:
     from ..distill.stage import EpochLoss
@@ -32,12 +32,7 @@ def add_verbs(verbs: Verbs) -> None:
 
     verb = verbs.add_parser("train", help="train the quantized-for-all supernet of a space")
     add_job(verb)
-    verb.add_argument(
-        "--space",
-        default="best",
-        help="space code; default: best, the best one of the job's search",
-    )
-    verb.add_argument("--seed", type=int, help="of everything random; default: the job's")
+    add_supernet(verb)
     verb.set_defaults(run=_train)
 
     verb = verbs.add_parser("demo", help="the digits example, from nothing to a report")
@@ -116,7 +111,7 @@ def _train(options: argparse.Namespace) -> None:
 
     trained = train_supernet(Job(options.job), options.space, options.seed, report)
     if trained:
-        print(f"{trained.space}, seed {trained.seed} -> {trained.path}")
+        print(trained.outcome)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-import torch
 from msgspec.structs import replace
-from tqdm import tqdm
 
 from ..deploy.bench import Bench, FileTiming, time_files
 from ..deploy.runtime import logits, open_session
@@ -16,6 +14,7 @@ from ..distill.data import Images
 from ..errors import ConfigError
 from ..hyperspace import Hyperspace, place
 from ..lut import LatencyModel
+from ..supernet.data import held_out_batches
 from .distillation import images
 from .job import Job
 from .prepare import prepared_predictor
@@ -91,8 +90,9 @@ def accuracy(path: Path, data: Images) -> float | None:
             f"{path}: answers with {answer.shape[-1]} classes; the images have {data.classes}"
         )
     right = 0
-    parts = torch.arange(data.test_size).split(_BATCH)
-    for index in tqdm(parts, f"Accuracy of {path.name}", leave=False, disable=None):
-        named = logits(session, data.test_batch(index, int(size[0])).numpy()).argmax(1)
-        right += int((named == data.test_labels[index].numpy()).sum())
+    batches = held_out_batches(data, int(size[0]), _BATCH, f"Accuracy of {path.name}")
+    for given_images, labels in batches:
+        assert labels is not None
+        named = logits(session, given_images.numpy()).argmax(1)
+        right += int((named == labels.numpy()).sum())
     return right / data.test_size

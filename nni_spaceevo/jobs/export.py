@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from ..deploy.onnx_file import onnx_model, save_onnx
 from ..deploy.runtime import Agreement, Operators, agreement, operators
-from ..distill.data import Images
 from ..errors import CheckpointError, ConfigError
 from ..files import Record, digest, to_json, write_atomically
 from ..hyperspace import SubnetCode
 from ..latency.graph import Precision
 from ..quant import FP32, INT8
+from ..supernet.data import held_out_batches
 from ..supernet.evaluation import calibrated_subnet
 from ..supernet.model import Supernet
 from ..supernet.weights import load_supernet
 from .distillation import images
 from .job import Job
-from .supernets import BEST, chosen_space, supernet_path
+from .supernets import BEST, chosen_space, supernets_folder
 
 LARGEST, SMALLEST = "largest", "smallest"
 _BATCH = 250
@@ -109,7 +106,7 @@ def export_subnet(
     """
     torch.set_num_threads(1)
     code = chosen_space(job, space)
-    path = supernet_path(job, code, seed)
+    path = supernets_folder(job, seed) / f"{code}.pt"
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such supernet; train it first (`spaceevo train --job {job.path.name} "
@@ -141,6 +138,7 @@ def export_subnet(
         name = subnet if subnet in (LARGEST, SMALLEST) else digest(str(chosen))[:8]
         output = job.exported_path / f"{code}-{name}.{precision}.onnx"
     save_onnx(model, output)
+    compared = held_out_batches(data, chosen.resolution, _BATCH, "Comparing with torch")
     report = ExportReport(
         file=output.name,
         space=str(code),
@@ -150,7 +148,7 @@ def export_subnet(
         mean=data.mean,
         std=data.std,
         operators=operators(model),
-        agreement=agreement(output, static, _held_out(data, chosen.resolution)),
+        agreement=agreement(output, static, compared),
     )
     write_atomically(output.with_name(f"{output.name}.json"), to_json(report))
     return report
@@ -162,10 +160,3 @@ def named_subnet(supernet: Supernet, name: str) -> SubnetCode:
     if name in ends:
         return ends[name]
     return supernet.hyperspace.subnet(supernet.space, name)
-
-
-def _held_out(data: Images, resolution: int) -> Iterator[tuple[Tensor, Tensor | None]]:
-    parts = torch.arange(data.test_size).split(_BATCH)
-    for index in tqdm(parts, "Comparing with torch", leave=False, disable=None):
-        labels = None if data.test_labels is None else data.test_labels[index]
-        yield data.test_batch(index, resolution), labels

@@ -39,6 +39,11 @@ class TrainedSupernet:
     path: Path
     epochs: tuple[SupernetEpoch, ...]
 
+    @property
+    def outcome(self) -> str:
+        """A line for people."""
+        return f"{self.space}, seed {self.seed} -> {self.path}"
+
 
 def chosen_space(job: Job, name: str) -> SpaceCode:
     """The space of a code, or the best one of the job's search.
@@ -66,10 +71,9 @@ def chosen_space(job: Job, name: str) -> SpaceCode:
     return job.hyperspace.space(results.best.space)
 
 
-def supernet_path(job: Job, space: SpaceCode, seed: int | None = None) -> Path:
-    """Where the trained supernet of a space lies; the seed is the job's by default."""
-    number = job.config.seed if seed is None else seed
-    return job.supernets_path / f"seed{number}" / f"{space}.pt"
+def supernets_folder(job: Job, seed: int | None = None) -> Path:
+    """Where the supernets of a seed lie; it is the job's by default."""
+    return job.supernets_path / f"seed{job.config.seed if seed is None else seed}"
 
 
 def train_supernet(
@@ -112,7 +116,7 @@ def train_supernet(
         code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
         number = ranks.from_first(job.config.seed if seed is None else seed)
         config = replace(job.config.supernet, seed=number)
-        folder = supernet_path(job, job.hyperspace.space(code), number).parent
+        folder = supernets_folder(job, number)
         run = SupernetRun(
             job.hyperspace, code, images(job), config, folder, device=device, ranks=ranks
         )

@@ -96,7 +96,7 @@ def run(job: Job) -> str | None:
     trained = train_supernet(job, space, seed, report, scalars)
     assert trained is not None
     trial.report_final(metrics_of(trained))
-    return f"{trained.space}, seed {trained.seed} -> {trained.path}"
+    return trained.outcome
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

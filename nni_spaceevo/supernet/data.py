@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 
 class LabelledImages(Protocol):
@@ -66,6 +67,23 @@ def calibration_batches(
     images = torch.arange(_in_whole_batches(data.train_size, size))[: size * count]
     for index in images.split(size):
         yield data.train_batch(index, resolution)
+
+
+def held_out_batches(
+    data: LabelledImages, resolution: int, size: int, doing: str | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """All held-out images in batches, with their labels if they have any.
+
+    Parameters
+    ----------
+    resolution : in pixels
+    size : images a batch
+    doing : what a progress bar says; None shows none
+    """
+    parts = torch.arange(data.test_size).split(size)
+    for index in tqdm(parts, doing, leave=False, disable=None if doing else True):
+        labels = None if data.test_labels is None else data.test_labels[index]
+        yield data.test_batch(index, resolution), labels
 
 
 def _in_whole_batches(n: int, size: int) -> int:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..errors import ConfigError
 from ..hyperspace import SubnetCode
 from ..quant import Precision, set_precision
-from .data import LabelledImages, calibration_batches
+from .data import LabelledImages, calibration_batches, held_out_batches
 from .model import Subnet, Supernet
 from .recalibration import recalibrate
 
@@ -76,9 +76,10 @@ def evaluate(subnet: Subnet, data: LabelledImages) -> Evaluation:
     subnet.eval()
     device = next(subnet.parameters()).device
     right, loss = 0, 0.0
-    for index in torch.arange(data.test_size).split(_BATCH):
-        labels = data.test_labels[index].to(device)
-        logits = subnet(data.test_batch(index, subnet.code.resolution).to(device))
+    for images, wanted in held_out_batches(data, subnet.code.resolution, _BATCH):
+        assert wanted is not None
+        labels = wanted.to(device)
+        logits = subnet(images.to(device))
         right += int((logits.argmax(1) == labels).sum())
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
     return Evaluation(right / data.test_size, loss / data.test_size)

@@ -124,7 +124,16 @@ def test_the_table_has_every_step_and_the_whole_recipe(speed):
 
 def test_hours_are_all_steps_of_all_stages_and_block_types(speed, small, teacher, monkeypatch):
     monkeypatch.setattr(speed, "new_teacher", lambda setting: teacher)
-    monkeypatch.setattr(speed, "new_step", lambda *a: lambda rng: None)
+    own_order = []
+
+    class Quick:
+        def use_own_order(self):
+            own_order.append(self)
+
+        def __call__(self, rng):
+            assert self in own_order
+
+    monkeypatch.setattr(speed, "new_step", lambda *a: Quick())
     monkeypatch.setattr(speed, "seconds", lambda found, repeats: {"package": [0.1, 0.5, 0.2]})
     result = speed.projection(small, 3)
     assert len(result["of"]) == 36

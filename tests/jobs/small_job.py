@@ -8,7 +8,8 @@ from nni_spaceevo.files import to_yaml
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.testing import synthetic_hyperspace
 
-# Of a training of a supernet that takes seconds.
+# Of a training of a supernet that takes seconds, and one of its spaces.
+SPACE = "synthetic-012-201"
 SUPERNET = {
     "fp32": {"epochs": 1, "learning_rate": 0.1},
     "int8": {"epochs": 1, "learning_rate": 0.01},

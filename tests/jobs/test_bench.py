@@ -18,18 +18,8 @@ from nni_spaceevo.jobs.distillation import images
 from nni_spaceevo.jobs.export import export_subnet
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.prepare import prepared_predictor
-from nni_spaceevo.jobs.supernets import train_supernet
 
-from .small_job import SUPERNET, write_small_job
-
-SPACE = "synthetic-012-201"
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = write_small_job(tmp_path_factory.mktemp("job"), supernet=SUPERNET)
-    train_supernet(job, SPACE)
-    return job
+from .small_job import SPACE
 
 
 def test_files_are_measured_predicted_and_judged(

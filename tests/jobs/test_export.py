@@ -16,16 +16,7 @@ from nni_spaceevo.jobs.export import ExportReport, export_subnet
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.supernets import train_supernet
 
-from .small_job import SUPERNET, write_small_job
-
-SPACE = "synthetic-012-201"
-
-
-@pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = write_small_job(tmp_path_factory.mktemp("job"), supernet=SUPERNET)
-    train_supernet(job, SPACE)
-    return job
+from .small_job import SPACE, SUPERNET, write_small_job
 
 
 def test_the_file_answers_as_the_network_does(job: Job, tmp_path: Path) -> None:

@@ -15,9 +15,7 @@ from nni_spaceevo.jobs.results import ScoredSpace, SearchResults
 from nni_spaceevo.jobs.supernets import TrainedSupernet, chosen_space, train_supernet
 from nni_spaceevo.testing import synthetic_hyperspace
 
-from .small_job import SUPERNET, write_small_job
-
-SPACE = "synthetic-012-201"
+from .small_job import SPACE, write_small_job
 
 
 def searched(job: Job, *scores: tuple[str, float]) -> None:
@@ -40,14 +38,6 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     found.Reload()
     tags = found.Tags()["scalars"]
     return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in tags}
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, TrainedSupernet]:
-    job = write_small_job(tmp_path_factory.mktemp("job"), supernet=SUPERNET)
-    found = train_supernet(job, SPACE)
-    assert found is not None
-    return job, found
 
 
 def test_the_file_is_the_int8_supernet_of_the_space(trained: tuple[Job, TrainedSupernet]) -> None:
