@@ -1,10 +1,11 @@
-# Two commands: `make demo` runs the main job, `make test` runs all checks. Both set up everything.
+# `make demo` runs the main job, `make test` all checks, `make fashion` all steps on real images, in
+# hours. Each sets up everything.
 PYTHON ?= python3
 PORT ?= 8080
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint fashion clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/spaceevo demo --port $(PORT)
@@ -16,6 +17,16 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+fashion: $(INSTALLED) images
+	$(VENV)/bin/python examples/fashion_mnist/chain.py
+
+# The four files of FashionMNIST; a folder elsewhere is named in the job file.
+.PHONY: images
+images:
+	@[ -d /usr/share/datasets/fashion-mnist ] \
+	|| { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq dataset-fashion-mnist; } \
+	|| echo "FashionMNIST is not installed: apt-get install dataset-fashion-mnist"
 
 # The web UI's test needs a browser; without one, and without the right to install it, it skips.
 .PHONY: browser

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nni_spaceevo.hyperspace import ConvStep
+from nni_spaceevo.network import layers
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import ActivationQuantizer, WeightQuantizer
 from nni_spaceevo.quant.lsq import ACTIVATION_RANGE, WEIGHT_RANGE
@@ -111,6 +112,7 @@ def plain_layers() -> Iterator[None]:
             (ActivationQuantizer, "forward", plain_activation),
             (WeightQuantizer, "forward", plain_weight),
             (ConvLayer, "_weight", plain_slice),
+            (layers, "quantized_activation", lambda *_: None),
         ):
             stack.enter_context(mock.patch.object(kind, name, function))
         yield

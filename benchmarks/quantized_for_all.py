@@ -29,7 +29,6 @@ import argparse
 import contextlib
 import io
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -38,7 +37,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
@@ -49,17 +47,22 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from outcome import write_outcome
 from provenance import provenance
 from torch import Tensor
 from tqdm import tqdm
 
+from nni_spaceevo.cli.common import add_job, add_supernet
+from nni_spaceevo.deploy.learned import Blocks
+from nni_spaceevo.deploy.onnx_file import onnx_model
 from nni_spaceevo.distill.config import FashionMNISTConfig
 from nni_spaceevo.errors import ConfigError, QuantizationError, SpaceEvoError
 from nni_spaceevo.files import Record, digest, plain, read_json, to_json, write_atomically
 from nni_spaceevo.hyperspace import SubnetCode, mflops
 from nni_spaceevo.jobs.distillation import images
 from nni_spaceevo.jobs.job import Job
-from nni_spaceevo.jobs.supernets import BEST, train_supernet
+from nni_spaceevo.jobs.supernets import train_supernet
+from nni_spaceevo.latency.devices.onnx_runtime import opened
 from nni_spaceevo.latency.sampling import network
 from nni_spaceevo.page import drawing
 from nni_spaceevo.quant import FP32, INT8
@@ -182,7 +185,8 @@ def measure(study: Study, code: SubnetCode) -> dict[str, Answers]:
     calibration = list(
         calibration_batches(data, code.resolution, CALIBRATION_BATCH, CALIBRATION_BATCHES)
     )
-    model = exported(fp32, calibration[0])
+    blocks = study.supernet.hyperspace.subnet_blocks(study.supernet.space, code)
+    model = exported(fp32, blocks, calibration[0])
     for way, method in PTQ.items():
         run = onnx_run(post_training_quantized(model, calibration, method))
         right[way] = answers(run, data, code)
@@ -213,40 +217,26 @@ def measured(study: Study, codes: Iterable[SubnetCode]) -> Iterator[dict[str, An
 # ---- ONNX Runtime -------------------------------------------------------------------------------
 
 
-def exported(subnet: Subnet, batch: Tensor) -> onnx.ModelProto:
+def exported(subnet: Subnet, blocks: Blocks, batch: Tensor) -> onnx.ModelProto:
     """A subnet without quantizers as ONNX for batches of any size, BatchNorm folded.
 
     Parameters
     ----------
     subnet : in FP32 and evaluation mode
+    blocks : those of its stages
     batch : images (n, channels, resolution, resolution) on which both must give the same logits
 
     Raises
     ------
     QuantizationError
-        A BatchNorm is left, or the logits differ.
+        The logits differ.
     """
-    with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
-        # The other exporter writes global pooling as a mean, which runtimes leave in float. This
-        # one warns of its age, and of the image's size, which is fixed here.
-        warnings.simplefilter("ignore")
-        given, folded = Path(place) / "subnet.onnx", Path(place) / "folded.onnx"
-        names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
-        torch.onnx.export(subnet, (batch[:1],), given, opset_version=17, dynamo=False, **names)
-        model = onnx.load(given)
-        # Traced with one image: sizes read from a batch would keep BatchNorm from being folded.
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_param = "n"
-        onnx.save(model, given)
-        quant_pre_process(given, folded, skip_symbolic_shape=True)
-        model = onnx.load(folded)
+    model = onnx_model(subnet, blocks, subnet.code.resolution, "float32", dynamic_batch=True)
     _require_same(model, subnet, batch)
     return model
 
 
 def _require_same(model: onnx.ModelProto, subnet: Subnet, batch: Tensor) -> None:
-    if any(node.op_type == "BatchNormalization" for node in model.graph.node):
-        raise QuantizationError(f"subnet {subnet.code}: a BatchNorm is not folded in its ONNX file")
     with torch.no_grad():
         ours, theirs = subnet(batch), onnx_run(model)(batch)
     apart = float((ours - theirs).abs().max() / ours.abs().max())
@@ -265,7 +255,7 @@ class _Images(CalibrationDataReader):
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
         batch = next(self._left, None)
-        return None if batch is None else {"images": batch.numpy()}
+        return None if batch is None else {"input": batch.numpy()}
 
 
 def post_training_quantized(
@@ -281,12 +271,13 @@ def post_training_quantized(
     """
     with tempfile.TemporaryDirectory() as place:
         # As a file: of one in memory the weights go to a second file, which onnx refuses to read.
-        given, quantized = Path(place) / "subnet.onnx", Path(place) / "quantized.onnx"
+        given, prepared, quantized = (Path(place) / f"{name}.onnx" for name in "abc")
         onnx.save(model, given)
+        quant_pre_process(given, prepared, skip_symbolic_shape=True)
         # It prints what it does, into the progress bar.
         with contextlib.redirect_stdout(None):
             quantize_static(
-                given,
+                prepared,
                 quantized,
                 _Images(calibration),
                 quant_format=QuantFormat.QDQ,
@@ -300,15 +291,8 @@ def post_training_quantized(
 
 def onnx_run(model: onnx.ModelProto) -> Run:
     """A model as ONNX Runtime runs it on this machine's CPU, all optimisations on."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Warnings would bury the progress bar.
-    options.log_severity_level = 3
-    # Without VNNI, products of uint8 and int8 saturate; exact sums are wanted on every machine.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-    session = ort.InferenceSession(content, options, providers=providers)
-    return lambda batch: torch.from_numpy(session.run(None, {"images": batch.numpy()})[0])
+    session = opened(model, threads=torch.get_num_threads())
+    return lambda batch: torch.from_numpy(session.run(None, {"input": batch.numpy()})[0])
 
 
 # ---- what comes out -----------------------------------------------------------------------------
@@ -540,9 +524,8 @@ def results(job: Job, space: str, seed: int | None, count: int) -> dict[str, Any
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--job", type=Path, required=True, help="job file")
-    parser.add_argument("--space", default=BEST, help="space code, or best")
-    parser.add_argument("--seed", type=int, help="of the supernet and of the subnets")
+    add_job(parser)
+    add_supernet(parser)
     parser.add_argument("--subnets", type=int, default=50, help="random ones")
     parser.add_argument("--dataset", type=Path, help="folder of FashionMNIST's files")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -553,11 +536,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SpaceEvoError as error:
         raise SystemExit(f"error: {error}") from error
     result = {**provenance(*PACKAGES), **found}
-    shown = table(result)
-    write_atomically(options.output, to_json(result))
-    write_atomically(options.output.with_suffix(".md"), shown + "\n")
-    write_atomically(options.output.with_suffix(".png"), picture(result["subnets"]))
-    print(shown)
+    write_outcome(options.output, result, table(result), picture(result["subnets"]))
 
 
 if __name__ == "__main__":

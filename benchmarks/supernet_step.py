@@ -10,37 +10,37 @@ passes as well, so in FP32 the copies and the order are all that they differ by.
 and clipping are the same, and that losses and gradients are is checked first, in one order. Reading
 images is no part of a step. Writes `supernet_step.json` and `.png` beside this script.
 
-    python benchmarks/supernet_step.py                    # CPU: batch 16, two threads
+    python benchmarks/supernet_step.py                    # CPU: batch 16, 8 at r224; two threads
     python benchmarks/supernet_step.py --device cuda      # GPU: batch 64, bfloat16
 
-torch.compile is no way on a GPU, for every step draws subnets that it would first have to compile.
-From a GPU's steps it projects how many hours the published recipe takes on 8 of them, and writes
+What else pays on a GPU, torch.compile among it, is in `supernet_gpu.py`. From a GPU's steps this
+projects how many hours the published recipe takes on 8 of them, and it writes
 `supernet_step_cuda.json` and `.png`.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from memory_order import MemoryOrder
 from plain_layers import plain_layers
 from provenance import provenance
+from step_costs import gpu_memory_mb, process_memory_mb, seconds_by_turns
 from torch import Tensor, nn
 
-from nni_spaceevo.device import training_device
+from nni_spaceevo.device import keep_memory, training_device
 from nni_spaceevo.errors import SpaceEvoError
 from nni_spaceevo.files import to_json, write_atomically
 from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
@@ -110,13 +110,18 @@ CONFIGS = {
     "cpu": SupernetConfig(device="cpu", batch_size=16),
     "cuda": SupernetConfig(device="cuda", batch_size=64, mixed_precision=True),
 }
+_LARGE = 200
 
 
 def published(device: str, resolution: int) -> Setting:
     """The published space and settings on `cpu` or `cuda`."""
     onnxw = load_hyperspace("onnxw")
     hyperspace = msgspec.structs.replace(onnxw, resolutions=(resolution,))
-    return Setting(hyperspace, SPACE, CONFIGS[device])
+    config = CONFIGS[device]
+    if device == "cpu" and resolution > _LARGE:
+        # Of a plain step 16 such images take 17 GB.
+        config = msgspec.structs.replace(config, batch_size=config.batch_size // 2)
+    return Setting(hyperspace, SPACE, config)
 
 
 class Step:
@@ -126,11 +131,6 @@ class Step:
     ----------
     setting : of the step
     precision : `fp32` or `int8`; the quantizers then have ranges
-
-    Attributes
-    ----------
-    order : of features and weights in memory. At first that of the plain step: in another, sums
-        round otherwise, which quantizers turn into other gradients
     """
 
     def __init__(self, setting: Setting, precision: str) -> None:
@@ -141,23 +141,13 @@ class Step:
         # The first epoch of the phase.
         self._epoch = setting.config.fp32.epochs if precision == INT8.name else 0
         self.trainer.start_epoch(self._epoch)
-        self._set_order(torch.contiguous_format)
-        with self._in_order(), self.trainer._autocast(setting.device):
+        self.order = MemoryOrder(supernet, "supernet.model")
+        with self.order.kept(), self.trainer._autocast(setting.device):
             self.trainer._start_phase(self.images, self.plan(0))
 
     def use_own_order(self) -> None:
         """Compute in this way's own order, once it has been checked."""
-        self._set_order(torch.channels_last)
-
-    def _set_order(self, order: torch.memory_format) -> None:
-        self.order = order
-        self.trainer.supernet.to(memory_format=order)
-
-    def _in_order(self) -> AbstractContextManager[Any]:
-        def ordered(images: Tensor) -> Tensor:
-            return images.contiguous(memory_format=self.order)
-
-        return mock.patch("nni_spaceevo.supernet.model.channels_last", ordered)
+        self.order.use(torch.channels_last)
 
     def plan(self, number: int) -> StepPlan:
         """What step `number` trains, the same subnets in both precisions."""
@@ -168,7 +158,7 @@ class Step:
 
     def __call__(self, number: int) -> np.ndarray:
         """Train; returns the losses of the largest, the smallest and, on average, the others."""
-        with self._in_order():
+        with self.order.kept():
             return self._train(number)
 
     def _train(self, number: int) -> np.ndarray:
@@ -256,26 +246,6 @@ def _gradients(trainer: SupernetTrainer) -> list[Tensor]:
     return found
 
 
-def seconds(found: dict[tuple[str, str], Step], repeats: int) -> dict[tuple[str, str], list[float]]:
-    """Seconds of each step by turns, all of the same subnets."""
-    times: dict[tuple[str, str], list[float]] = {case: [] for case in found}
-    # Step 0 was that of `check_same`.
-    for number in range(1, repeats + 1):
-        for case, step in found.items():
-            _wait()
-            start = time.perf_counter()
-            step(number)
-            _wait()
-            times[case].append(time.perf_counter() - start)
-    return times
-
-
-def _wait() -> None:
-    """Until the GPU, if one is in use, has done what it was given."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
 def cpu_memory_mb(setting: Setting, precision: str, way: str, threads: int) -> dict[str, float]:
     """Memory that steps take in this process, which must be a fresh one.
 
@@ -289,29 +259,10 @@ def cpu_memory_mb(setting: Setting, precision: str, way: str, threads: int) -> d
     `loaded`, with libraries and weights, before the first step; `peak`, during steps
     """
     torch.set_num_threads(threads)
+    keep_memory()
     step = new_step(setting, precision, way)
     step.use_own_order()
-    # Linux: the peak counts from here.
-    Path("/proc/self/clear_refs").write_text("5")
-    loaded = _status_mb("VmRSS")
-    # Momenta are there from the second on.
-    for _ in range(2):
-        step(0)
-    return {"loaded": loaded, "peak": _status_mb("VmHWM")}
-
-
-def _status_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024, 1)
-
-
-def gpu_memory_mb(step: Step) -> dict[str, float]:
-    """Memory of the GPU: what lies there before a step, of all ways, and the peak during it."""
-    torch.cuda.reset_peak_memory_stats()
-    loaded = torch.cuda.memory_allocated()
-    step(0)
-    peak = torch.cuda.max_memory_allocated()
-    return {"loaded": round(loaded / 2**20, 1), "peak": round(peak / 2**20, 1)}
+    return process_memory_mb(lambda: step(0))
 
 
 # ---- what comes out ---------------------------------------------------------------------------
@@ -326,16 +277,25 @@ def measure(setting: Setting, repeats: int) -> list[dict[str, Any]]:
         differences[precision] = check_same(setting, steps)
         for step in steps.values():
             step.use_own_order()
+            # Momenta follow the order of the weights, and kernels are chosen anew.
+            step.trainer.optimizer.state.clear()
+            step(0)
         found |= {(precision, way): step for way, step in steps.items()}
-    times = seconds(found, repeats)
+    # Step 0 has been taken.
+    times = seconds_by_turns(found, range(1, repeats + 1))
     rows = []
     for precision in PRECISIONS:
-        row: dict[str, Any] = {"resolution": setting.resolution, "precision": precision}
+        row: dict[str, Any] = {
+            "resolution": setting.resolution,
+            "batch": setting.config.batch_size,
+            "precision": precision,
+        }
         row["difference"] = float(f"{differences[precision]:.1e}")
         for way in WAYS:
             row[way] = _timing(times[precision, way], setting.config.batch_size)
             if setting.device.type == "cuda":
-                row[way]["memory_mb"] = gpu_memory_mb(found[precision, way])
+                step = found[precision, way]
+                row[way]["memory_mb"] = gpu_memory_mb(partial(step, 0))
         rows.append(row)
     del found, steps
     if setting.device.type == "cpu":
@@ -416,14 +376,15 @@ def table(result: dict[str, Any]) -> str:
         "peak MB: " + ", ".join(ways),
     ]
     lines = [
-        f"| resolution | phase | {' | '.join(columns)} |",
-        "|---" * (len(columns) + 2) + "|",
+        f"| resolution | batch | phase | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 3) + "|",
     ]
     for row in result["steps"]:
         slower = result["lsq_over_fp32"][str(row["resolution"])]
         quantized = row["precision"] == INT8.name
         cells = [
             str(row["resolution"]),
+            str(row["batch"]),
             row["precision"],
             *(f"{row[way]['step_s']:.2f}" for way in ways),
             *(f"{ratio:.2f}x" for ratio in times_faster(row).values()),
@@ -470,24 +431,27 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     # Refuses by name where torch sees no GPU.
     training_device(config.device, "supernet")
-    steps = []
+    name = "supernet_step_cuda.json" if on_gpu else "supernet_step.json"
+    path = options.output or Path(__file__).with_name(name)
+    steps: list[dict[str, Any]] = []
     for resolution in RESOLUTIONS:
         steps += measure(published(options.device, resolution), options.repeats)
+        # What is measured stays if the next resolution takes too long.
+        write(steps, config, path, on_gpu)
+
+
+def write(steps: list[dict[str, Any]], config: SupernetConfig, path: Path, on_gpu: bool) -> None:
+    """Write and print what the steps come to."""
     result: dict[str, Any] = {
         **provenance(*PACKAGES, gpu=torch.cuda.get_device_name() if on_gpu else None),
         "space": SPACE,
-        "batch": config.batch_size,
         "mixed_precision": config.mixed_precision,
         "threads": torch.get_num_threads(),
         "steps": steps,
         "times_faster": {f"{s['resolution']} {s['precision']}": times_faster(s) for s in steps},
         "lsq_over_fp32": quantized_over_float(steps),
-        "published_recipe": (
-            projection(steps, config) if on_gpu else "not projected: no GPU was at hand"
-        ),
+        "published_recipe": (projection(steps, config) if on_gpu else "not projected"),
     }
-    name = "supernet_step_cuda.json" if on_gpu else "supernet_step.json"
-    path = options.output or Path(__file__).with_name(name)
     write_atomically(path, to_json(result))
     picture(result, path.with_suffix(".png"))
     print(table(result))

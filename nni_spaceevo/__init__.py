@@ -22,6 +22,7 @@ _HOME = {
     "SpaceScoreEvaluator": "plugin.evaluator",
     "SubnetModelSpace": "plugin.subnet_space",
     "QuantizedSupernet": "plugin.quantized_supernet",
+    "SEQnetSearch": "plugin.subnet_strategy",
 }
 
 __all__ = [*_HOME, "__version__"]

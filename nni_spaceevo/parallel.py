@@ -22,6 +22,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group that there is when it is imported as a default argument, for ever:
+# imported later, by torch's optimizers, it would keep a group and its threads beyond its end.
+import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -159,8 +163,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             f"the {size} processes of this task do not meet ({_first_line(error)}); start them "
             "with torchrun"
         ) from error
-    yield Ranks(dist.get_rank(), size)
-    # Not after a failure: NCCL would wait for what the others will never send.
+    try:
+        yield Ranks(dist.get_rank(), size)
+    except BaseException:
+        # NCCL would wait for what the others will never send. gloo's threads, left alone, may want
+        # the interpreter when it is gone, and then abort instead of giving our exit code.
+        if device.type == "cpu":
+            dist.destroy_process_group()
+        raise
     dist.destroy_process_group()
 
 

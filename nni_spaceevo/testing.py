@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from .hyperspace import BlockOption, ElasticStage, Hyperspace, PlacedBlock, SpaceCode, Stage
-from .lut import QuantizedLUT, Row
+from .lut import LatencyModel, QuantizedLUT, Row
 from .lut.merge import StageRows, task_cells
 
 
-class MACsLatency:
+class MACsLatency(LatencyModel):
     """A latency model for tests: a millisecond for so many multiply-accumulates."""
 
     name = "synthetic"
@@ -19,7 +19,11 @@ class MACsLatency:
 
     def __init__(self, macs_per_ms: float = 1e6) -> None:
         self.macs_per_ms = macs_per_ms
-        self.fingerprint = f"macs-{macs_per_ms:g}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that latencies depend on."""
+        return f"macs-{self.macs_per_ms:g}"
 
     def chain_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
         """Latency of each list of blocks, shape (n,), in milliseconds."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from fake_phone import make_phone
 from hypothesis import settings
 
 from nni_spaceevo.files import packed_folder
@@ -24,3 +27,9 @@ def digits() -> Hyperspace:
 def rng() -> np.random.Generator:
     """A generator that starts the same in every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that is a phone's root."""
+    return make_phone(tmp_path, monkeypatch)

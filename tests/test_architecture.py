@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -165,20 +164,10 @@ def run(code: str) -> str:
     return result.stdout.strip()
 
 
-def best_of_three(code: str) -> float:
-    """Shortest wall time of a fresh interpreter in seconds."""
-
-    def once() -> float:
-        start = time.perf_counter()
-        run(code)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(3))
-
-
 def test_importing_the_package_takes_under_three_tenths_of_a_second() -> None:
-    bare = best_of_three("pass")
-    assert best_of_three(f"import {NAME}") - bare < 0.3
+    # Of processor time, which does not count what else the machine is doing.
+    timed = f"import time; start = time.process_time(); import {NAME}"
+    assert min(float(run(f"{timed}; print(time.process_time() - start)")) for _ in range(3)) < 0.3
 
 
 @pytest.mark.parametrize("module", ["", *(f".{room}" for room in LIGHT_ROOMS)])

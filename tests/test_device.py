@@ -1,9 +1,12 @@
 """Where networks are trained. There need not be a GPU."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from nni_spaceevo.device import training_device
+from nni_spaceevo.device import one_thread, training_device
 from nni_spaceevo.errors import ConfigError
 
 
@@ -39,3 +42,39 @@ def test_more_processes_than_gpus_are_one_error(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ConfigError, match="process 3 of a machine that has 2 GPUs; start at most"):
         training_device("auto", "distill")
+
+
+def test_one_thread_is_for_a_while():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+_STEPS = """
+import resource
+import torch
+from nni_spaceevo.device import keep_memory
+if {keep}:
+    keep_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def step():
+    kept = [torch.ones(n * 1_000_000) for n in (5, 10, 20, 3, 10)]
+step()
+step()
+before = faults()
+for _ in range(5):
+    step()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_memory_that_is_kept_is_not_cleared_again():
+    cleared, kept = (
+        int(subprocess.check_output([sys.executable, "-c", _STEPS.format(keep=keep)]))
+        for keep in (False, True)
+    )
+    assert kept < cleared / 2

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,7 @@ from nni_spaceevo.files import (
     read_json,
     read_text,
     read_yaml,
+    require_writable,
     to_json,
     to_yaml,
     write_atomically,
@@ -152,17 +153,29 @@ def test_a_read_only_folder_is_named(read_only: Path) -> None:
     message = re.escape(f"{path}: cannot write (Permission denied)")
     with pytest.raises(FileAccessError, match=message):
         write_atomically(path, "new")
+    with pytest.raises(FileAccessError, match=message):
+        require_writable(path)
     with pytest.raises(FileAccessError, match=message), exclusive(path):
         pass
     assert path.read_text() == "old"
     assert names(read_only) == ["file"]
 
 
-def test_a_folder_in_the_way_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [lambda p: write_atomically(p, "new"), require_writable])
+def test_a_folder_in_the_way_is_left_as_it_is(tmp_path: Path, write: Callable) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(FileAccessError, match=r"cannot write \(Is a directory\)"):
-        write_atomically(tmp_path / "file", "new")
+        write(tmp_path / "file")
     assert names(tmp_path) == ["file"]
+
+
+def test_what_can_be_written_is_not_touched_before(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    require_writable(path)
+    assert names(path.parent) == []
+    path.write_text("old")
+    require_writable(path)
+    assert path.read_text() == "old"
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:

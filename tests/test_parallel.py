@@ -74,3 +74,31 @@ def test_processes_that_cannot_meet_are_one_error(monkeypatch):
         joined(torch.device("cpu")),
     ):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["", "raise SystemExit(3)"])
+def test_nothing_of_it_goes_on_when_a_task_has_ended(end, tmp_path):
+    """A thread of gloo's that is left may abort the process when the interpreter is gone."""
+    (tmp_path / "task.py").write_text(f"""
+import os, torch
+from nni_spaceevo.parallel import joined
+
+def note_threads(file):
+    count = len(os.listdir("/proc/self/task"))
+    open(file + os.environ["RANK"], "w").write(str(count))
+
+try:
+    with joined(torch.device("cpu")) as ranks:
+        import torch._dynamo  # as torch's optimizers do, while the processes are joined
+        ranks.wait()
+        note_threads("joined")
+        {end or "pass"}
+except SystemExit:
+    pass
+note_threads("ended")
+""")
+    torchrun(2, "task.py", cwd=tmp_path)
+    for rank in range(2):
+        assert int((tmp_path / f"joined{rank}").read_text()) > 1
+        assert int((tmp_path / f"ended{rank}").read_text()) == 1

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 from ..errors import CacheWarning, PredictorWarning, SpaceEvoError
-from . import deploy, environment, jobs, latency, lut, search
+from . import deploy, environment, jobs, latency, lut, search, subnets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object) -
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="spaceevo", description=__doc__)
     verbs = parser.add_subparsers(required=True, metavar="verb")
-    for group in (environment, latency, lut, search, jobs, deploy):
+    for group in (environment, latency, lut, search, jobs, subnets, deploy):
         group.add_verbs(verbs)
     return parser

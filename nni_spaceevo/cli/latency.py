@@ -24,6 +24,17 @@ def add_verbs(verbs: Verbs) -> None:
     verb.set_defaults(run=_device_report)
 
 
+# Those of `ProfileOptions`, whose module is too heavy to be read before a verb is chosen.
+PROFILE_OPTIONS = {
+    "seed": "of everything drawn; default: 0",
+    "rounds": "quiet visits to each kernel; default: 5",
+    "kernels_per_type": "measured at first; default: 100",
+    "more_kernels": "measured then, where errors are; default: 700",
+    "calibration_networks": "measured whole; default: 60",
+    "validation_networks": "held out; default: 60",
+}
+
+
 def _add_profile(verbs: Verbs) -> None:
     verb = verbs.add_parser("profile", help="fit a latency predictor for a device")
     verb.add_argument(
@@ -34,12 +45,8 @@ def _add_profile(verbs: Verbs) -> None:
     )
     add_hyperspace(verb)
     verb.add_argument("--output", type=Path, required=True, help="predictor folder to write")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--rounds", type=int, default=5, help="quiet visits to each model")
-    verb.add_argument("--kernels-per-type", type=int, default=100, help="measured at first")
-    verb.add_argument("--more-kernels", type=int, default=700, help="measured where errors are")
-    verb.add_argument("--calibration-networks", type=int, default=36, help="measured whole")
-    verb.add_argument("--validation-networks", type=int, default=60, help="held out")
+    for name, what in PROFILE_OPTIONS.items():
+        verb.add_argument(f"--{name.replace('_', '-')}", type=int, help=what)
     verb.add_argument("--force", action="store_true", help="keep it though it fails its gate")
     verb.set_defaults(run=_profile)
 
@@ -100,14 +107,8 @@ def _profile(options: argparse.Namespace) -> None:
     from ..latency.devices import get_device
     from ..latency.profile import ProfileOptions, profile_device
 
-    settings = ProfileOptions(
-        seed=options.seed,
-        rounds=options.rounds,
-        kernels_per_type=options.kernels_per_type,
-        more_kernels=options.more_kernels,
-        calibration_networks=options.calibration_networks,
-        validation_networks=options.validation_networks,
-    )
+    given = {name: getattr(options, name) for name in PROFILE_OPTIONS}
+    settings = ProfileOptions(**{name: n for name, n in given.items() if n is not None})
     hyperspace, device = load_hyperspace(options.hyperspace), get_device(options.device)
     predictor = profile_device(device, hyperspace, options.output, settings, options.force)
     print(format_report(predictor.report))
@@ -147,7 +148,7 @@ def _hyperspace_and_predictor(options: argparse.Namespace) -> tuple[Any, Any]:
 
     if options.job is not None:
         from ..jobs.job import Job
-        from ..jobs.prepare import prepared_predictor
+        from ..jobs.predictors import prepared_predictor
 
         job = Job(options.job)
         return job.hyperspace, prepared_predictor(job, say=lambda line: None)

@@ -1,1 +1,1 @@
-"""A trained subnet as a file that a runtime runs: INT8 ONNX with the learned ranges."""
+"""A trained subnet as a file that runtimes run, INT8 with the learned ranges; how fast it is."""

@@ -1,23 +1,22 @@
-"""How fast ONNX files are on this machine, several side by side."""
+"""How fast model files are, several side by side, each by the runtimes that run it."""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from tqdm import trange
 
-from ..errors import ConfigError, DeviceError
+from ..errors import ConfigError
 from ..files import Record
 from ..latency.machine import Machine, describe_machine, one_core
-from .runtime import open_session
+from .sessions import ONNX_RUNTIMES, TFLITE, Session, open_session, runtimes_of
 
-SCHEMA = 1
+SCHEMA = 2
 # Of one file in one round: long against the clock, short against the machine's slow moments.
 _ROUND_S = 0.05
 _WARMUP_RUNS = 3
@@ -30,6 +29,7 @@ class FileTiming(Record, frozen=True):
     Attributes
     ----------
     file : path as given
+    runtime : what ran it, and its version
     size_kb : of the file, in 1,000 bytes
     median_ms : of all runs, in milliseconds
     low_ms, high_ms : between which 80 % of the runs were
@@ -39,6 +39,7 @@ class FileTiming(Record, frozen=True):
     """
 
     file: str
+    runtime: str
     size_kb: float
     median_ms: float
     low_ms: float
@@ -58,8 +59,8 @@ class Bench(Record, frozen=True):
     Attributes
     ----------
     schema : version of the format
-    machine : where
-    files : in the order given
+    machine : where; it names all runtimes
+    files : in the order given, once for each runtime
     """
 
     schema: int
@@ -67,65 +68,114 @@ class Bench(Record, frozen=True):
     files: tuple[FileTiming, ...]
 
     def table(self) -> str:
-        """A Markdown table; ratios are to the first file."""
+        """A Markdown table; ratios are to the first row."""
         lines = [
-            "| file | ms (80 % of runs) | to the first | predicted, ms | accuracy | kB |",
-            "|---|---|---|---|---|---|",
+            "| file | runtime | ms (80 % of runs) | to the first | predicted, ms | accuracy | kB |",
+            "|---|---|---|---|---|---|---|",
         ]
         for f in self.files:
             predicted = "" if f.predicted_ms is None else f"{f.predicted_ms:.3f}"
             accuracy = "" if f.accuracy is None else f"{f.accuracy:.2%}"
             lines.append(
-                f"| {f.file} | {f.median_ms:.3f} ({f.low_ms:.3f} to {f.high_ms:.3f}) "
+                f"| {f.file} | {f.runtime} "
+                f"| {f.median_ms:.3f} ({f.low_ms:.3f} to {f.high_ms:.3f}) "
                 f"| {f.ratio_to(self.files[0]):.2f}x | {predicted} | {accuracy} | {f.size_kb:.0f} |"
             )
         return "\n".join(lines)
 
 
-def time_files(paths: Sequence[Path], rounds: int = 20, threads: int = 1) -> Bench:
+class Entrant(ABC):
+    """A file with what runs it.
+
+    Attributes
+    ----------
+    path : the file
+    runtime : what runs it, and its version
+    """
+
+    path: Path
+    runtime: str
+
+    @abstractmethod
+    def round_ms(self) -> NDArray[np.float64]:
+        """Milliseconds of the runs of one round, shape (runs,)."""
+
+
+def time_files(
+    paths: Sequence[Path],
+    rounds: int = 20,
+    threads: int = 1,
+    runtimes: Sequence[str] = ONNX_RUNTIMES[:1],
+) -> Bench:
     """Time files by turns, round after round, batch 1, on random inputs.
 
     Parameters
     ----------
-    paths : ONNX files with float inputs, of which only the first axis may be open
+    paths : ONNX and TFLite files with float inputs, of which only the first axis may be open
     rounds : how often each file has its turn
-    threads : of ONNX Runtime; one is kept on one core
+    threads : of the runtimes; one is kept on one core
+    runtimes : "onnxruntime", "openvino" or both: each ONNX file has its turn under each; LiteRT
+        runs TFLite files
 
     Raises
     ------
     ConfigError
-        No file, fewer than one round or thread, or an input of another kind.
+        No file, fewer than one round or thread, an input of another kind, or another runtime.
     DeviceError
-        ONNX Runtime cannot read a file.
+        A runtime is not installed, or cannot read a file.
     """
-    if not paths or min(rounds, threads) < 1:
+    check_rounds(paths, rounds, threads)
+    if not runtimes or not {*runtimes} <= {*ONNX_RUNTIMES}:
         raise ConfigError(
-            f"bench: {len(paths)} files, {rounds} rounds, {threads} threads; expected one or more "
-            "of each"
+            f"bench: runtimes {', '.join(runtimes) or 'none'}; expected some of "
+            f"{', '.join(ONNX_RUNTIMES)} for ONNX files ({TFLITE} files run in LiteRT)"
         )
-    sessions = [_Bound(path, threads) for path in paths]
-    runs: list[list[NDArray[np.float64]]] = [[] for _ in paths]
+    sessions = [
+        open_session(path, runtime, threads)
+        for path in paths
+        for runtime in runtimes_of(path, runtimes)
+    ]
     with one_core() if threads == 1 else nullcontext():
-        counts = [session.runs_a_round() for session in sessions]
-        for number in trange(rounds, desc="Timing", disable=None, leave=False):
-            # Another file begins each round, so that none always follows the same one.
-            for i in np.roll(np.arange(len(paths)), -number):
-                runs[i].append(sessions[i].times_ms(counts[i]))
-    options = {"graph_optimization_level": "ORT_ENABLE_ALL", "intra_op_num_threads": str(threads)}
+        found = by_turns([_Local(session) for session in sessions], rounds)
+    names = {session.runtime: session.options for session in sessions}
+    options = {
+        f"{name.split()[0]} {key}": value
+        for name, chosen in names.items()
+        for key, value in chosen.items()
+    }
     protocol = (
         f"batch 1, {threads} thread(s), inputs and outputs bound, {rounds} rounds of the files by "
         f"turns, about {_ROUND_S * 1e3:.0f} ms each after {_WARMUP_RUNS} runs of warm-up; median "
         "of all runs"
     )
-    machine = describe_machine(f"onnxruntime {ort.__version__}", {}, options, protocol, threads)
-    return Bench(SCHEMA, machine, tuple(map(_timing, paths, runs)))
+    return Bench(SCHEMA, describe_machine(", ".join(names), {}, options, protocol, threads), found)
 
 
-def _timing(path: Path, runs: list[NDArray[np.float64]]) -> FileTiming:
+def check_rounds(paths: Sequence[Path], rounds: int, threads: int) -> None:
+    """Raise `ConfigError` where there is nothing to measure."""
+    if not paths or min(rounds, threads) < 1:
+        raise ConfigError(
+            f"bench: {len(paths)} files, {rounds} rounds, {threads} threads; expected one or more "
+            "of each"
+        )
+
+
+def by_turns(entrants: Sequence[Entrant], rounds: int) -> tuple[FileTiming, ...]:
+    """Give each entrant its turn in every round; raises what `round_ms` raises."""
+    runs: list[list[NDArray[np.float64]]] = [[] for _ in entrants]
+    for number in trange(rounds, desc="Timing", disable=None, leave=False):
+        # Another one begins each round, so that none always follows the same one.
+        for i in np.roll(np.arange(len(entrants)), -number).tolist():
+            runs[i].append(entrants[i].round_ms())
+    return tuple(map(_timing, entrants, runs))
+
+
+def _timing(entrant: Entrant, runs: list[NDArray[np.float64]]) -> FileTiming:
     low, median, high = np.quantile(np.concatenate(runs), (0.1, 0.5, 0.9))
     return FileTiming(
-        file=str(path),
-        size_kb=path.stat().st_size / 1e3,
+        file=str(entrant.path),
+        runtime=entrant.runtime,
+        size_kb=entrant.path.stat().st_size / 1e3,
         median_ms=float(median),
         low_ms=float(low),
         high_ms=float(high),
@@ -133,45 +183,17 @@ def _timing(path: Path, runs: list[NDArray[np.float64]]) -> FileTiming:
     )
 
 
-class _Bound:
-    """A file ready to run on fixed random inputs."""
+class _Local(Entrant):
+    """A file on this machine."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        session = open_session(path, threads)
-        self._session, self._binding = session, session.io_binding()
-        rng = np.random.default_rng(0)
-        for value in session.get_inputs():
-            shape = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(value.shape)]
-            if value.type != "tensor(float)" or not all(isinstance(n, int) for n in shape):
-                raise ConfigError(
-                    f"{path}: input {value.name!r} is {value.type} {value.shape}; expected floats "
-                    "of fixed size, but for the number of images"
-                )
-            self._binding.bind_cpu_input(value.name, rng.normal(size=shape).astype(np.float32))
-        names = [value.name for value in session.get_outputs()]
-        for name in names:
-            self._binding.bind_output(name)
-        try:
-            # Learns the outputs' sizes; from then on they are written in place.
-            session.run_with_iobinding(self._binding)
-        except Exception as error:  # ORT's errors share no base class.
-            raise DeviceError(f"{path}: ONNX Runtime cannot run it ({error})") from error
-        for name, value in zip(names, self._binding.get_outputs(), strict=True):
-            self._binding.bind_ortvalue_output(name, value)
+    def __init__(self, session: Session) -> None:
+        self.path, self.runtime = session.path, session.runtime
+        self._timed = session.timed()
+        self._runs = 0
 
-    def runs_a_round(self) -> int:
-        """Runs that fill a round."""
-        typical_s = float(np.median(self.times_ms(_FEWEST_RUNS))) / 1e3
-        return max(_FEWEST_RUNS, round(_ROUND_S / typical_s))
-
-    def times_ms(self, runs: int) -> NDArray[np.float64]:
-        """Milliseconds of each of so many runs, after warm-up."""
-        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
-        for _ in range(_WARMUP_RUNS):
-            run(binding)
-        found = np.empty(runs)
-        for i in range(runs):
-            start = clock()
-            run(binding)
-            found[i] = clock() - start
-        return found / 1e6
+    def round_ms(self) -> NDArray[np.float64]:
+        """Of as many runs as fill a round, after warm-up."""
+        if not self._runs:
+            typical_s = float(np.median(self._timed.times_us(_WARMUP_RUNS, _FEWEST_RUNS))) / 1e6
+            self._runs = max(_FEWEST_RUNS, round(_ROUND_S / typical_s))
+        return self._timed.times_us(_WARMUP_RUNS, self._runs) / 1e3

@@ -36,8 +36,13 @@ class IntegerWeights:
 
 
 @torch.no_grad()
-def folded_floats(layer: ConvLayer | LinearLayer) -> tuple[Tensor, Tensor]:
+def folded_floats(layer: ConvLayer | LinearLayer, shift: float = 0.0) -> tuple[Tensor, Tensor]:
     """Weights and bias of a static layer as one convolution or matrix product.
+
+    Parameters
+    ----------
+    layer : static
+    shift : added to the bias, for what comes after the layer
 
     Returns
     -------
@@ -45,11 +50,13 @@ def folded_floats(layer: ConvLayer | LinearLayer) -> tuple[Tensor, Tensor]:
     """
     weight, _ = _weight_of(layer)
     factor, bias = _affine(layer, len(weight))
-    return (weight.double() * _rows(factor, weight)).float(), bias.float()
+    return (weight.double() * _rows(factor, weight)).float(), (bias + shift).float()
 
 
 @torch.no_grad()
-def folded_integers(layer: ConvLayer | LinearLayer, input_scale: float) -> IntegerWeights:
+def folded_integers(
+    layer: ConvLayer | LinearLayer, input_scale: float, shift: float = 0.0
+) -> IntegerWeights:
     """The same with int8 weights: those of training, whose scales take up BatchNorm's.
 
     Integers stay as they are where BatchNorm keeps the sign of a channel, and change theirs where
@@ -60,11 +67,13 @@ def folded_integers(layer: ConvLayer | LinearLayer, input_scale: float) -> Integ
     ----------
     layer : static, its quantizers initialized
     input_scale : of the uint8 input
+    shift : added to the bias, for what comes after the layer
     """
     weight, quantizer = _weight_of(layer)
     scales = quantizer.scale.expand(len(weight)).double()
     integers = (weight.double() / _rows(scales, weight)).round().clamp(*WEIGHT_RANGE)
     factor, bias = _affine(layer, len(weight))
+    bias = bias + shift
     signs = torch.where(factor < 0, -1.0, 1.0)
     integers, wanted = integers * _rows(signs, integers), scales * factor.abs()
     # Where BatchNorm all but switches a channel off, its bias needs a coarser scale.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,14 @@ import onnx
 import torch
 from torch import nn
 
-from ..errors import QuantizationError
 from ..files import write_atomically
-from ..hyperspace import BlockConfig, output_hw
+from ..hyperspace import output_hw
 from ..latency.graph import SIGNED, GraphWriter, Limits, Precision
 from ..network import StaticNetwork
-from ..network.layers import ConvLayer, LinearLayer
-from ..quant import ActivationQuantizer, uninitialized
-from ..quant.lsq import ACTIVATION_RANGE
 from .folding import folded_floats, folded_integers
+from .learned import Blocks, layer_at, range_at, ready
 
 BATCH = "batch"
-Blocks = Sequence[tuple[str, Sequence[BlockConfig]]]
 
 
 class LearnedGraphWriter(GraphWriter):
@@ -41,17 +36,11 @@ class LearnedGraphWriter(GraphWriter):
         """The learned range; None for logits, which are not quantized."""
         if not path:
             return usual
-        if path.endswith(".logits"):
-            return None
-        quantizer = self.network.get_submodule(path)
-        assert isinstance(quantizer, ActivationQuantizer)
-        zero_point = quantizer.zero_point.round().clamp(*ACTIVATION_RANGE)
-        return float(quantizer.scale), int(zero_point)
+        return None if path.endswith(".logits") else range_at(self.network, path)
 
     def parameters(self, value: str, shape: tuple[int, ...], path: str = "") -> list[str]:
         """The learned weights and bias, BatchNorm folded into them."""
-        layer = self.network.get_submodule(path)
-        assert isinstance(layer, ConvLayer | LinearLayer)
+        layer = layer_at(self.network, path)
         if not self.int8:
             return [self.constant(part.numpy()) for part in folded_floats(layer)]
         found = folded_integers(layer, self.ranges[value][0])
@@ -85,12 +74,7 @@ def onnx_model(
     QuantizationError
         INT8, and a quantizer has no range; names it.
     """
-    network = network.cpu().eval()
-    if precision == "int8" and (missed := uninitialized(network)):
-        raise QuantizationError(
-            f"export: quantizer {missed[0]} has no range; expected weights of the LSQ+ phase"
-        )
-    writer = LearnedGraphWriter(network, precision)
+    writer = LearnedGraphWriter(ready(network, precision), precision)
     value, hw = writer.quantized("input", SIGNED, "image"), resolution
     for stage, configs in blocks:
         for i, config in enumerate(configs):

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of an exported subnet: what stays float, and how it answers."""
+"""What a runtime makes of an exported subnet: what stays float, and how it answers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..errors import DeviceError
 from ..files import Record
 from ..latency.devices.onnx_runtime import optimized
+from .sessions import open_session
 
 _MOVES = ("Transpose", "Flatten", "Reshape")
 _CONVERTS = ("QuantizeLinear", "DequantizeLinear")
@@ -87,19 +84,19 @@ def agreement(
 
     Parameters
     ----------
-    path : an ONNX file with input `input` and output `logits`
+    path : a file from images to logits, run by the first runtime for such a file
     network : in evaluation mode, on the CPU
     batches : images as the network takes them, with labels or None; at least one batch
 
     Raises
     ------
     DeviceError
-        ONNX Runtime cannot read the file.
+        The runtime is not installed, or cannot read the file.
     """
     session = open_session(path)
     files, networks, labels = [], [], []
     for images, wanted in batches:
-        files.append(torch.from_numpy(logits(session, images.numpy())))
+        files.append(torch.from_numpy(session.logits(images.numpy())))
         networks.append(network(images))
         labels.append(wanted)
     found, expected = torch.cat(files), torch.cat(networks)
@@ -117,29 +114,3 @@ def agreement(
 
 def _share(answers: Tensor, labels: Tensor) -> float:
     return float((answers.argmax(1) == labels).double().mean())
-
-
-def open_session(path: Path, threads: int = 1) -> ort.InferenceSession:
-    """A file ready to run on the CPU.
-
-    Raises
-    ------
-    DeviceError
-        It is not there, damaged, or nothing that ONNX Runtime runs; names it.
-    """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ORT's errors share no base class.
-        reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"{path}: ONNX Runtime cannot read it ({reason})") from error
-
-
-def logits(session: ort.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits (n, classes) of images (n, c, r, r), one at a time if the file takes no more."""
-    (given,) = session.get_inputs()
-    size = given.shape[0] if isinstance(given.shape[0], int) else len(images)
-    parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return np.concatenate([session.run(None, {given.name: part})[0] for part in parts])

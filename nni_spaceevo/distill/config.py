@@ -82,7 +82,7 @@ class FashionMNISTConfig(Record, frozen=True, tag_field="name", tag="fashion_mni
 
 
 # What results do not depend on, but for rounding.
-_HOW_ALONE = ("device", "cache_gb")
+_HOW_ALONE = ("device", "tasks_per_gpu", "cache_gb")
 DatasetConfig: TypeAlias = str | ImageFolderConfig | FashionMNISTConfig
 _DATASETS: dict[str, type[ImageFolderConfig] | type[FashionMNISTConfig]] = {
     "image_folder": ImageFolderConfig,
@@ -129,6 +129,8 @@ class DistillConfig(Record, frozen=True):
     batch_size : images per step
     random_substages : sub-stages per step besides the largest and the smallest
     device : `auto` is a GPU (CUDA) if there is one
+    tasks_per_gpu : (stage, block type) tasks that share a GPU; a step is many small operations, and
+        one task alone leaves a large GPU idle between them
     mixed_precision : compute the convolutions, the teacher's too, in bfloat16; losses, BatchNorm's
         statistics and quantizers stay in float32
     cache_gb : gigabytes on disk for the teacher's features, which serve all block types of a stage;
@@ -142,11 +144,13 @@ class DistillConfig(Record, frozen=True):
     batch_size: int = 64
     random_substages: int = 2
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    tasks_per_gpu: int = 1
     mixed_precision: bool = False
     cache_gb: float = 0
 
     def __post_init__(self) -> None:
         _positive("distill: ", epochs_fp32=self.epochs_fp32, epochs_int8=self.epochs_int8)
+        _positive("distill: ", tasks_per_gpu=self.tasks_per_gpu)
         _positive("distill: ", learning_rate_fp32=self.learning_rate_fp32)
         _positive("distill: ", learning_rate_int8=self.learning_rate_int8)
         if self.batch_size < 2 or self.random_substages < 0:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..device import autocast, channels_last
+from ..device import autocast, channels_last, keep_memory
 from ..errors import TrainingError
 from ..files import digest, to_json
 from ..hyperspace import Chain, ElasticStage
@@ -207,6 +207,7 @@ class StageRun:
         FileAccessError
             A checkpoint cannot be written, or an image not be read; names the file.
         """
+        keep_memory()
         self.ranks.require_same(f"{self.made_for} {self.losses}", self.task.name)
         with self._cache() as cache:
             for epoch in range(len(self.losses), self.epochs):
@@ -287,11 +288,13 @@ class StageRun:
             for substage in (model.largest(), model.smallest(), *randoms):
                 loss = nsr_loss(self._student(before, substage), after)
                 loss.backward()
-                losses.append(loss.item())
+                losses.append(loss.detach())
         self.ranks.add_gradients(model.parameters())
         nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         self._optimizer.step()
-        return np.array([losses[0], losses[1], np.mean(losses[2:] or losses[:2])])
+        # Read last, and at once: to read a number, a GPU has to be waited for.
+        values = torch.stack(losses).tolist()
+        return np.array([values[0], values[1], np.mean(values[2:] or values[:2])])
 
     def _student(self, before: Tensor, substage: SubStage) -> Tensor:
         with autocast(self.task.device, self.config.mixed_precision):

@@ -1,6 +1,7 @@
 """What can be searched, as values: block types, stages, width windows, hyperspaces, codes."""
 
 from .blocks import BLOCK_TYPES, BlockType, block_type, get_block_type, recipe_of
+from .choices import RESOLUTION, SubnetChoices
 from .codes import BlockChoice, Chain, SpaceCode, SubnetCode, format_chain, parse_chain
 from .hyperspace import BlockOption, ElasticStage, Hyperspace, Stage, load_hyperspace, presets
 from .kernels import (
@@ -26,6 +27,7 @@ from .recipe import (
 
 __all__ = [
     "BLOCK_TYPES",
+    "RESOLUTION",
     "BlockChoice",
     "BlockConfig",
     "BlockOption",
@@ -43,6 +45,7 @@ __all__ = [
     "SqueezeExciteStep",
     "Stage",
     "Step",
+    "SubnetChoices",
     "SubnetCode",
     "block_kernels",
     "block_type",

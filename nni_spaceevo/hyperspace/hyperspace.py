@@ -172,9 +172,13 @@ class ElasticStage(Record, frozen=True):
         """Static blocks of a sub-stage whose input has `cin` channels."""
         configs = []
         for i, choice in enumerate(chain):
-            configs.append(self.option.config(cin, choice, self.stage.stride if i == 0 else 1))
+            configs.append(self.block(i, cin, choice))
             cin = choice.width
         return tuple(configs)
+
+    def block(self, i: int, cin: int, choice: BlockChoice) -> BlockConfig:
+        """The static block number `i`, from 0 on, whose input has `cin` channels."""
+        return self.option.config(cin, choice, 1 if i else self.stage.stride)
 
     def check(self, chain: Chain) -> None:
         """Raise `CodeError` naming stage, given and allowed values unless `chain` fits."""
@@ -189,6 +193,12 @@ class ElasticStage(Record, frozen=True):
             ):
                 if given not in allowed:
                     raise CodeError(f"{name} ({o.type}): {what} {given}; allowed {list(allowed)}")
+
+
+def _fixed(stage: Stage) -> ElasticStage:
+    """A fixed stage as an elastic one, with its own block and all of its widths."""
+    assert stage.block is not None
+    return ElasticStage(stage=stage, option=stage.block, widths=stage.widths)
 
 
 class Hyperspace(Record, frozen=True, dict=True):
@@ -292,6 +302,11 @@ class Hyperspace(Record, frozen=True, dict=True):
         """The last stages, which have nothing to choose."""
         return tuple(s for s in self.stages if self._is_head(s))
 
+    @cached_property
+    def head_stages(self) -> tuple[ElasticStage, ...]:
+        """The last stages as elastic ones, whose largest sub-stage is the only one."""
+        return tuple(map(_fixed, self.head))
+
     def _is_head(self, stage: Stage) -> bool:
         last = max(i for i, s in enumerate(self.stages) if s.searchable)
         return self.stages.index(stage) > last
@@ -388,7 +403,7 @@ class Hyperspace(Record, frozen=True, dict=True):
         stages = []
         for stage in self.elastic:
             if stage.block is not None:
-                stages.append(ElasticStage(stage=stage, option=stage.block, widths=stage.widths))
+                stages.append(_fixed(stage))
             else:
                 block, window = next(chosen)
                 stages.append(
@@ -451,12 +466,14 @@ class Hyperspace(Record, frozen=True, dict=True):
         for elastic, chain in zip(self.elastic_stages(space), code.stages, strict=True):
             stages.append((elastic.stage.name, elastic.blocks(cin, chain)))
             cin = chain[-1].width
-        for stage in self.head:
-            assert stage.block is not None
-            fixed = ElasticStage(stage=stage, option=stage.block, widths=stage.widths)
-            stages.append((stage.name, fixed.blocks(cin, fixed.largest())))
-            cin = stage.widths[-1]
+        for fixed in self.head_stages:
+            stages.append((fixed.stage.name, fixed.blocks(cin, fixed.largest())))
+            cin = fixed.widths[-1]
         return tuple(stages)
+
+    def all_blocks(self, space: SpaceCode, code: SubnetCode) -> tuple[BlockConfig, ...]:
+        """The static blocks of a subnet, head included, in order."""
+        return tuple(b for _, blocks in self.subnet_blocks(space, code) for b in blocks)
 
     # ---- NNI's view ---------------------------------------------------------------------------
 

@@ -8,67 +8,106 @@ from pathlib import Path
 import onnx
 from msgspec.structs import replace
 
-from ..deploy.bench import Bench, FileTiming, time_files
-from ..deploy.runtime import logits, open_session
+from ..deploy.android import time_files_on_phone
+from ..deploy.bench import Bench, time_files
+from ..deploy.sessions import ONNX_RUNTIMES, TFLITE, open_session, runtimes_of
 from ..distill.data import Images
 from ..errors import ConfigError
 from ..hyperspace import Hyperspace, place
+from ..latency.tflite_graph import flatbuffer_metadata
 from ..lut import LatencyModel
 from ..supernet.data import held_out_batches
 from .distillation import images
 from .job import Job
-from .prepare import prepared_predictor
+from .predictors import prepared_predictor
 
 _BATCH = 250
 
 
 def bench_files(
-    paths: Sequence[Path], job: Job | None = None, rounds: int = 20, threads: int = 1
+    paths: Sequence[Path],
+    job: Job | None = None,
+    rounds: int = 20,
+    threads: int = 1,
+    *,
+    runtimes: Sequence[str] | None = None,
+    device: str | None = None,
+    program: Path | None = None,
 ) -> Bench:
-    """Measure files; see `nni_spaceevo.deploy.bench.time_files` for how and for errors.
+    """Measure files.
+
+    `nni_spaceevo.deploy.bench.time_files` and, on a phone, `nni_spaceevo.deploy.android` say how,
+    and what else is raised.
 
     Parameters
     ----------
-    paths : ONNX files
+    paths : ONNX and TFLite files
     job : whose predictor says what exported subnets should take, and whose held-out images say how
-        accurate every file is
+        accurate every file is, on this machine
     rounds, threads : as there
+    runtimes : of ONNX files; ONNX Runtime by default
+    device : "adb:" and a phone's serial number; this machine by default
+    program : on this machine, what times a file on the phone
 
     Raises
     ------
     ConfigError
-        A file does not take the job's images, or does not answer with its classes.
+        An option that says nothing about these files or this device; or a file does not take the
+        job's images, or does not answer with its classes.
     """
-    found = time_files(paths, rounds, threads)
-    if job is not None:
-        predictor, data = prepared_predictor(job), images(job)
-        known = [_with_job(job.hyperspace, timing, predictor, data) for timing in found.files]
-        found = replace(found, files=tuple(known))
-    return found
-
-
-def _with_job(
-    hyperspace: Hyperspace, timing: FileTiming, predictor: LatencyModel, data: Images
-) -> FileTiming:
-    path = Path(timing.file)
-    predicted = predicted_ms(hyperspace, path, predictor)
-    return replace(timing, predicted_ms=predicted, accuracy=accuracy(path, data))
+    on_phone = device is not None
+    if runtimes is not None and (on_phone or all(path.suffix == TFLITE for path in paths)):
+        raise ConfigError(
+            f"bench: runtime {', '.join(runtimes)} for ONNX files on this machine; there are none"
+        )
+    if program is not None and not on_phone:
+        raise ConfigError(f"bench: {program} runs on a phone; expected --device adb:<serial> too")
+    chosen = runtimes or ONNX_RUNTIMES[:1]
+    if device is not None:
+        found = time_files_on_phone(paths, device, program, rounds, threads)
+    else:
+        found = time_files(paths, rounds, threads, chosen)
+    if job is None:
+        return found
+    predictor, data = prepared_predictor(job), images(job)
+    rows = [(path, runtime) for path in paths for runtime in runtimes_of(path, chosen)]
+    known = [
+        replace(
+            timing,
+            predicted_ms=predicted_ms(job.hyperspace, path, predictor),
+            accuracy=accuracy(path, data, runtime),
+        )
+        for timing, (path, runtime) in zip(found.files, rows, strict=True)
+    ]
+    return replace(found, files=tuple(known))
 
 
 def predicted_ms(hyperspace: Hyperspace, path: Path, predictor: LatencyModel) -> float | None:
     """What a predictor says of a file that `export_subnet` wrote; None of others and of floats."""
-    about = {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+    about = _about(path)
     if about.get("precision") != "int8" or not {"space", "subnet"} <= about.keys():
         return None
     space = hyperspace.space(about["space"])
     code = hyperspace.subnet(space, about["subnet"])
-    blocks = [b for _, stage in hyperspace.subnet_blocks(space, code) for b in stage]
-    chain = list(place(blocks, code.resolution))
-    return float(predictor.chain_ms([chain])[0]) + predictor.network_overhead_ms
+    placed = place(hyperspace.all_blocks(space, code), code.resolution)
+    return float(predictor.network_ms([placed])[0])
 
 
-def accuracy(path: Path, data: Images) -> float | None:
+def _about(path: Path) -> dict[str, str]:
+    """What a file says of itself."""
+    if path.suffix == TFLITE:
+        return flatbuffer_metadata(path.read_bytes())
+    return {p.key: p.value for p in onnx.load(path, load_external_data=False).metadata_props}
+
+
+def accuracy(path: Path, data: Images, runtime: str | None = None) -> float | None:
     """Share of the held-out images whose label a file names; None without labels.
+
+    Parameters
+    ----------
+    path : an ONNX or TFLite file
+    data : the images
+    runtime : what runs it; the first that runs such a file by default
 
     Raises
     ------
@@ -77,22 +116,20 @@ def accuracy(path: Path, data: Images) -> float | None:
     """
     if data.test_labels is None:
         return None
-    session = open_session(path)
-    (given, *others), (answer, *_) = session.get_inputs(), session.get_outputs()
-    _, channels, *size = given.shape if len(given.shape) == 4 else (None, None)
-    if others or channels != data.channels or len({*size}) != 1:
+    session = open_session(path, runtime)
+    if session.image is None or session.image[0] != data.channels:
+        found = ", ".join(f"{given.name} of {list(given.shape)}" for given in session.inputs)
         raise ConfigError(
-            f"{path}: takes {given.name} of {given.shape}; expected images of {data.channels} "
-            "channels alone"
+            f"{path}: takes {found}; expected images of {data.channels} channels alone"
         )
-    if answer.shape[-1] != data.classes:
+    if session.classes != data.classes:
         raise ConfigError(
-            f"{path}: answers with {answer.shape[-1]} classes; the images have {data.classes}"
+            f"{path}: answers with {session.classes} classes; the images have {data.classes}"
         )
     right = 0
-    batches = held_out_batches(data, int(size[0]), _BATCH, f"Accuracy of {path.name}")
+    batches = held_out_batches(data, session.image[1], _BATCH, f"Accuracy of {path.name}")
     for given_images, labels in batches:
         assert labels is not None
-        named = logits(session, given_images.numpy()).argmax(1)
+        named = session.logits(given_images.numpy()).argmax(1)
         right += int((named == labels.numpy()).sum())
     return right / data.test_size

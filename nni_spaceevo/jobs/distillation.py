@@ -209,7 +209,7 @@ def distil_task(
 
 
 def all_rows(job: Job, say: Say = print) -> list[Row]:
-    """Rows of all cells, as many cells at a time as there are GPUs, or else cores.
+    """Rows of all cells, as many at a time as GPUs have places for, or else as there are cores.
 
     Raises
     ------
@@ -223,14 +223,16 @@ def all_rows(job: Job, say: Say = print) -> list[Row]:
 
     from ..device import training_device
 
-    on_gpus = training_device(job.config.distill.device, "distill").type == "cuda"
-    count = torch.cuda.device_count() if on_gpus else os.cpu_count() or 1
+    config = job.config.distill
+    on_gpus = training_device(config.device, "distill").type == "cuda"
+    devices = torch.cuda.device_count() if on_gpus else os.cpu_count() or 1
+    count = devices * config.tasks_per_gpu if on_gpus else devices
     names = {cell: name for name, cell in task_cells(job.hyperspace).items()}
     done: list[Distilled] = []
     failed: dict[str, Exception] = {}
     given = [(str(job.path), cell) for cell in names]
     with tqdm(None, "Distilling stages", len(given), mininterval=1) as bar:
-        for (_, cell), outcome in in_workers(_distilled, given, count):
+        for (_, cell), outcome in in_workers(_distilled, given, count, devices):
             if isinstance(outcome, Exception):
                 failed[names[cell]] = outcome
                 bar.set_postfix_str(f"{names[cell]} failed")
@@ -238,7 +240,7 @@ def all_rows(job: Job, say: Say = print) -> list[Row]:
                 done.append(outcome)
                 bar.set_postfix_str(outcome.rows.outcome)
             bar.update()
-    if job.config.distill.cache_gb and done:
+    if config.cache_gb and done:
         say(cache_use(done))
     if failed:
         raise failure(failed, len(given))

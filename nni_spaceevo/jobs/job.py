@@ -6,6 +6,7 @@ find the results of each step in its work folder.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ from ..errors import ConfigError
 from ..files import Record, read_yaml
 from ..hyperspace import Hyperspace, load_hyperspace
 from ..lut.config import LUTConfig
+from ..search.subnets import SubnetSearchConfig
 from ..supernet.config import SupernetConfig
 
 SCHEMA = 1
+_QUANTILES = (0.25, 0.5, 0.75)
 
 
 class SearchConfig(Record, frozen=True):
@@ -55,6 +58,39 @@ class SearchConfig(Record, frozen=True):
             )
 
 
+class SubnetsConfig(SubnetSearchConfig, frozen=True):
+    """Which subnets of a supernet are searched for, and how.
+
+    Attributes
+    ----------
+    constraints_ms : latency constraints T in milliseconds
+    constraint_quantiles : instead of `constraints_ms`: the T that these shares of the space's
+        random subnets stay within; a quarter, half and three quarters by default
+    evolution, surrogate : see `nni_spaceevo.search.subnets.SubnetSearchConfig`
+    """
+
+    constraints_ms: tuple[float, ...] = ()
+    constraint_quantiles: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.constraints_ms and self.constraint_quantiles:
+            raise ConfigError("subnets: give either constraints_ms or constraint_quantiles")
+        if not all(0 < T < math.inf for T in self.constraints_ms):
+            raise ConfigError(
+                f"subnets: constraints_ms must be above 0, given {list(self.constraints_ms)}"
+            )
+        if not all(0 < q <= 1 for q in self.constraint_quantiles):
+            raise ConfigError(
+                "subnets: constraint_quantiles must be above 0, up to 1, given "
+                f"{list(self.constraint_quantiles)}"
+            )
+
+    @property
+    def quantiles(self) -> tuple[float, ...]:
+        """The shares, the default ones included."""
+        return self.constraint_quantiles or _QUANTILES
+
+
 class JobConfig(Record, frozen=True):
     """The contents of a job file.
 
@@ -64,7 +100,7 @@ class JobConfig(Record, frozen=True):
     hyperspace : YAML file (relative to the job file) or preset
     dataset : name of a dataset, or its settings; see `nni_spaceevo.distill.config`
     teacher : settings of one to train, or of a pretrained one; see there
-    distill, lut, search, supernet : the other steps
+    distill, lut, search, supernet, subnets : the other steps
     predictor : folder of a latency predictor (relative to the job file, or one that comes with the
         package), or of an nn-Meter predictor; None profiles this machine into the work folder
     trust_pickle : read an nn-Meter predictor's pickles, which runs whatever code is in them
@@ -80,6 +116,7 @@ class JobConfig(Record, frozen=True):
     distill: DistillConfig = DistillConfig()
     lut: LUTConfig = LUTConfig()
     supernet: SupernetConfig = SupernetConfig()
+    subnets: SubnetsConfig = SubnetsConfig()
     predictor: str | None = None
     trust_pickle: bool = False
     work_dir: str = "work"
@@ -119,6 +156,10 @@ class Job:
         """A file relative to the job file, or the name itself where there is no such file."""
         beside = self.path.parent / name
         return str(beside) if beside.exists() else name
+
+    def seed(self, given: int | None) -> int:
+        """A seed that was given, or else the job's."""
+        return self.config.seed if given is None else given
 
     @property
     def dataset_name(self) -> str:
@@ -172,9 +213,19 @@ class Job:
         return self.work / "supernets"
 
     @property
+    def subnets_path(self) -> Path:
+        """Folder of the subnets that were searched for, in one folder a seed and space."""
+        return self.work / "subnets"
+
+    @property
     def exported_path(self) -> Path:
         """Folder of the subnets that are ONNX files, with a report beside each."""
         return self.work / "exported"
+
+    @property
+    def comparison_path(self) -> Path:
+        """Folder of the comparison with manually designed spaces."""
+        return self.work / "comparison"
 
     @property
     def report_path(self) -> Path:

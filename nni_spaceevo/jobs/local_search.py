@@ -41,9 +41,20 @@ class LocalState(Record, frozen=True):
 def search_locally(
     job: Job, lut: QuantizedLUT, config: EvolutionConfig, evaluations: int
 ) -> SearchResults:
-    """Search the LUT of a job; see `search_lut`. The state is kept in its work folder."""
+    """Search the LUT of a job; see `search_lut`.
+
+    State and results are kept in its work folder; `best` is then the best space that it has found.
+
+    Raises
+    ------
+    LockedError
+        Besides what `search_lut` raises: an NNI experiment is searching the same job.
+    """
     scoring = score_config(job, constraints(job, lut))
-    return search_lut(lut, scoring, config, evaluations, job.work / "local_search.json")
+    with exclusive(job.search_path):
+        results = search_lut(lut, scoring, config, evaluations, job.work / "local_search.json")
+        results.save(job.search_path)
+    return results
 
 
 def search_lut(

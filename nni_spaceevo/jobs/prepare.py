@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, LUTError, PredictorError
+from ..errors import LUTError
 from ..files import Record, digest, exclusive, read_json, to_json, write_atomically
-from ..latency import find_predictor, format_report, load_predictor, local_device_name
 from ..lut import LatencyModel, QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
 from .distillation import all_rows, prepared_teacher, rows_folder
 from .job import Job
+from .predictors import prepared_predictor
 
 if TYPE_CHECKING:
     from ..lut import Row
@@ -66,8 +66,7 @@ def _prepare(job: Job, say: Say) -> None:
     with timed(job, "predictor"):
         predictor = prepared_predictor(job, say)
     _distilled(job, say)
-    with timed(job, "LUT pricing"):
-        _price(job, _unpriced(job), predictor, say)
+    _price(job, _unpriced(job), predictor, say)
 
 
 def merged_lut(job: Job, say: Say = print) -> QuantizedLUT:
@@ -87,8 +86,7 @@ def merged_lut(job: Job, say: Say = print) -> QuantizedLUT:
                 unpriced = _unpriced(job)
                 with timed(job, "predictor"):
                     predictor = prepared_predictor(job, say)
-                with timed(job, "LUT pricing"):
-                    _price(job, unpriced, predictor, say)
+                _price(job, unpriced, predictor, say)
     return prepared_lut(job, say)
 
 
@@ -97,8 +95,9 @@ def _unpriced(job: Job) -> QuantizedLUT:
 
 
 def _price(job: Job, unpriced: QuantizedLUT, predictor: LatencyModel, say: Say) -> None:
-    lut = unpriced.priced(predictor)
-    lut.save(job.lut_path)
+    with timed(job, "LUT pricing"):
+        lut = unpriced.priced(predictor)
+        lut.save(job.lut_path)
     low, high = lut.latency_span
     say(f"LUT: {len(lut)} sub-stages, subnets of {low:.3f} to {high:.3f} ms -> {job.lut_path}")
 
@@ -116,74 +115,25 @@ def distilled(job: Job, say: Say = print) -> list[Row]:
 
 
 def _distilled(job: Job, say: Say) -> list[Row]:
-    with timed(job, "teacher"):
-        prepared_teacher(job, say)
-    with timed(job, "distillation and LUT rows"):
-        return all_rows(job, say)
+    from ..device import one_thread
+
+    with one_thread():
+        with timed(job, "teacher"):
+            prepared_teacher(job, say)
+        with timed(job, "distillation and LUT rows"):
+            return all_rows(job, say)
 
 
 @contextmanager
 def timed(job: Job, step: str) -> Iterator[None]:
     """Add a step's seconds to `work/seconds.json`, where a user sees what took how long."""
     path, start = job.work / "seconds.json", monotonic()
-    yield
-    seconds = json.loads(path.read_text()) if path.is_file() else {}
-    seconds[step] = round(seconds.get(step, 0) + monotonic() - start, 2)
-    write_atomically(path, to_json(seconds))
-
-
-# ---- predictor ----
-
-
-def prepared_predictor(job: Job, say: Say = print) -> LatencyModel:
-    """The job's latency predictor: the one it names, or this machine's, profiled if need be."""
-    if job.config.predictor is not None:
-        return named_predictor(job)
-    folder = job.work / "latency_predictors" / local_device_name()
-    if not (folder / "device.yaml").is_file():
-        from ..latency.devices import get_device
-        from ..latency.profile import ProfileOptions, profile_device
-
-        say("Profiling INT8 kernels of ONNX Runtime on this machine")
-        # A job that names no predictor wants to begin: a quarter of the visits, which may miss the
-        # gate. The predictor orders spaces all the same, and says so whenever it is used.
-        options = ProfileOptions(
-            seed=job.config.seed,
-            kernels_per_type=40,
-            more_kernels=160,
-            rounds=3,
-            calibration_networks=16,
-            validation_networks=20,
-        )
-        profile_device(get_device("ort-x86-int8"), job.hyperspace, folder, options, force=True)
-    predictor = load_predictor(folder)
-    say(format_report(predictor.report))
-    return predictor
-
-
-def named_predictor(job: Job) -> LatencyModel:
-    """The predictor that the job names: beside the job file, or in the package.
-
-    Raises
-    ------
-    ConfigError
-        There is none.
-    PredictorError
-        It is damaged, or it is nn-Meter's and the job does not say that its pickles are trusted.
-    """
-    name = job.config.predictor or ""
-    folder = job.path.parent / name
-    if (folder / "meta.yaml").is_file():
-        from ..latency.nn_meter import load_nn_meter
-
-        return load_nn_meter(folder, trust_pickle=job.config.trust_pickle)
     try:
-        return load_predictor(find_predictor(name, job.path.parent))
-    except PredictorError as error:
-        raise ConfigError(f"{job.path}: {error}") from error
-
-
-# ---- constraints ----
+        yield
+    finally:
+        seconds = json.loads(path.read_text()) if path.is_file() else {}
+        seconds[step] = round(seconds.get(step, 0) + monotonic() - start, 2)
+        write_atomically(path, to_json(seconds))
 
 
 class Constraints(Record, frozen=True):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .distillation import images
 from .job import Job
 from .results import SearchResults
 
 if TYPE_CHECKING:
     from ..hyperspace import SpaceCode
+    from ..supernet.model import Supernet
     from ..supernet.run import SupernetEpoch
 
 # Stands for the best space of the job's search.
@@ -73,7 +74,46 @@ def chosen_space(job: Job, name: str) -> SpaceCode:
 
 def supernets_folder(job: Job, seed: int | None = None) -> Path:
     """Where the supernets of a seed lie; it is the job's by default."""
-    return job.supernets_path / f"seed{job.config.seed if seed is None else seed}"
+    return job.supernets_path / f"seed{job.seed(seed)}"
+
+
+def supernet_path(job: Job, space: SpaceCode, seed: int | None = None) -> Path:
+    """The file of a supernet once it is trained."""
+    return supernets_folder(job, seed) / f"{space}.pt"
+
+
+def load_trained(
+    job: Job, space: SpaceCode, seed: int | None = None, quantized: bool = True
+) -> Supernet:
+    """A trained supernet of a job.
+
+    Parameters
+    ----------
+    job, space, seed : as for its training
+    quantized : whether its subnets are to be INT8
+
+    Raises
+    ------
+    ConfigError
+        There is none yet.
+    CheckpointError
+        Its file is damaged, or of another space; or it has no LSQ+ phase behind it.
+    """
+    from ..supernet.weights import load_supernet
+
+    path = supernet_path(job, space, seed)
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: no such supernet; train it first (`spaceevo train --job {job.path.name} "
+            f"--space {space}`)"
+        )
+    supernet = load_supernet(path, job.hyperspace, space)
+    if quantized and not supernet.image.enabled:
+        raise CheckpointError(
+            f"{path}: a supernet without an LSQ+ phase has no INT8 subnets; train it with epochs "
+            "in `int8`"
+        )
+    return supernet
 
 
 def train_supernet(
@@ -114,7 +154,7 @@ def train_supernet(
     with joined(device) as ranks:
         # Only the first process knows what NNI has for this trial.
         code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
-        number = ranks.from_first(job.config.seed if seed is None else seed)
+        number = ranks.from_first(job.seed(seed))
         config = replace(job.config.supernet, seed=number)
         folder = supernets_folder(job, number)
         run = SupernetRun(

@@ -24,7 +24,7 @@ def is_first_process() -> bool:
 
 
 def in_workers(
-    function: Callable[[T], R], given: Sequence[T], count: int
+    function: Callable[[T], R], given: Sequence[T], count: int, devices: int | None = None
 ) -> Iterator[tuple[T, R | Exception]]:
     """Call a function for each value, in `count` processes, each with one thread's work at a time.
 
@@ -32,7 +32,9 @@ def in_workers(
     ----------
     function : importable, with arguments and results that can be sent to a process
     given : what it is called for
-    count : number of processes; `LOCAL_RANK` tells each its number
+    count : number of processes
+    devices : that they share, by turns; `LOCAL_RANK` tells each the number of its own. By default
+        each has one
 
     Yields
     ------
@@ -43,7 +45,7 @@ def in_workers(
     with ExitStack() as open_workers:
         free: SimpleQueue[_Worker[T, R]] = SimpleQueue()
         for number in range(count):
-            worker: _Worker[T, R] = _Worker(number)
+            worker: _Worker[T, R] = _Worker(number % (devices or count))
             open_workers.callback(worker.close)
             free.put(worker)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from math import fsum
 from typing import TypeGuard
 
+import numpy as np
+
 from ..hyperspace import (
     BlockConfig,
     ConvStep,
@@ -34,7 +36,7 @@ _MULTIPLES_TRIED = 2
 # A width that fills its vectors already is only worth changing for more than a prediction's noise.
 _WORTHWHILE = 0.97
 _COLUMNS = 100
-_CONSTANT = "of a run: the call, the input, the way back"
+_CONSTANT = "of a run, less what caches keep from the last"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Explanation:
     predictor : name of the predictor
     precision : "int8" or "float32"
     rows : kernels in the order in which the network's blocks run
-    constant_ms : milliseconds of a run that belong to no kernel
+    constant_ms : milliseconds of a run that belong to no kernel, less what caches keep of a
+        network from one run to the next
     cheaper : widths worth changing, those that save most first
     """
 
@@ -143,11 +146,13 @@ def explain(
     """
     names = names or [f"block {i}" for i in range(1, len(placed_blocks) + 1)]
     cheaper = [] if predictor.lowering.whole_blocks else _cheaper(predictor, placed_blocks, names)
+    rows = tuple(_rows(predictor, placed_blocks, names))
+    sum_ms = np.array([fsum(row.ms for row in rows)])
     return Explanation(
         predictor=predictor.name,
         precision=predictor.provenance.precision,
-        rows=tuple(_rows(predictor, placed_blocks, names)),
-        constant_ms=predictor.network_overhead_ms,
+        rows=rows,
+        constant_ms=float((predictor.network_of_sum(sum_ms) - sum_ms)[0]),
         cheaper=tuple(sorted(cheaper, key=lambda c: c.larger_us - c.us)),
     )
 
@@ -202,7 +207,9 @@ def _in_network_us(predictor: LatencyPredictor, parts: Sequence[_Weighted]) -> l
     c = predictor.calibration
     alone = predictor.kernels_us([kernel for kernel, _ in parts]).tolist()
     return [
-        c.scale * us + c.node_us * predictor.lowering.nodes(kernel) + c.weight_us_per_mb * weights
+        c.scale_of(kernel.type) * us
+        + c.node_us * predictor.lowering.nodes(kernel)
+        + c.weight_us_per_mb * weights
         for us, (kernel, weights) in zip(alone, parts, strict=True)
     ]
 

@@ -70,7 +70,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     one = np.full_like(c.hw, 1000)
     activated = np.where(c.activation > 0, c.output, 0)
     # Weights that outgrow a cache are fetched anew at every run.
-    beyond = {f"weights_beyond_{mb}mb": np.maximum(c.weights - mb * 10**6, 0) for mb in (1, 2)}
+    beyond = _beyond("weights", c.weights, (1, 2))
     if kind in ("conv1x1", "conv"):
         return {
             # VNNI works on 16 output channels and 4 input bytes at a time.
@@ -99,12 +99,27 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         }
     if kind == "linear":
         padded = _up(c.cout, 16) * _up(c.cin, 4)
+        # Nothing of it but weights: it follows the caches' sizes and bandwidths closely.
+        beyond = _beyond("weights", c.weights, (0.5, 1, 1.5, 2, 2.5))
         return {"padded_macs": padded, "input": c.cin, "output": c.cout, **beyond, "constant": one}
     tail = np.where(c.cin % 16 != 0, c.input, 0)
     terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
     if kind == "se":
         terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
+    elif kind == "pool":
+        # XNNPACK and ONNX Runtime both add up seven pixels at a time.
+        terms |= {"seven_pixels": -(-c.pixels // 7) * c.cin}
+    elif kind in ACTIVATIONS:
+        # Those that a runtime computes in float write four bytes for each they read.
+        terms |= _beyond("input", c.input, (0.25, 0.5, 1, 1.4, 2))
     return terms
+
+
+def _beyond(
+    what: str, values: NDArray[np.int64], knees: Sequence[float]
+) -> dict[str, NDArray[np.int64]]:
+    """What of it exceeds each of some millions, for what is slower there."""
+    return {f"{what}_beyond_{m:g}m": np.maximum(values - int(m * 1e6), 0) for m in knees}
 
 
 def residual_features(columns: Columns, base_us: FloatArray) -> FloatArray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,23 @@ from .regressor import Regressor, Trees
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
 _FEWEST_FOR_TREES = 24
 _FOLDS = 5
+# How the share of the sum that networks cost follows their size: straight pieces of so many
+# networks at least.
+_MOST_PIECES, _NETWORKS_A_PIECE = 5, 8
+# What a kernel type's own scale must explain, as a sum of squared relative errors, for a difference
+# of 1 from the scale that all share: the square of this.
+_ALIKE = 0.1
 # Kernels in a network are not twice as fast as alone.
 _LEAST_SCALE = 0.5
 
 
 def fit_regressor(
-    kind: str, kernels: Sequence[RuntimeKernel], us: FloatArray, seed: int
+    kind: str,
+    kernels: Sequence[RuntimeKernel],
+    us: FloatArray,
+    seed: int,
+    *,
+    boosted: bool | None = None,
 ) -> Regressor:
     """Fit one kernel type: a non-negative physical base, then boosting on the log residual.
 
@@ -34,6 +46,7 @@ def fit_regressor(
     kernels : n kernels of it
     us : their latencies in microseconds, shape (n,)
     seed : of the boosting
+    boosted : whether trees follow the base; by default where there are kernels enough
 
     Raises
     ------
@@ -47,7 +60,9 @@ def fit_regressor(
     columns = Columns(kernels)
     weights = _relative_nnls(base_terms(kind, columns), us, us)
     base = Regressor(kind, weights, Trees.none())
-    if len(kernels) < _FEWEST_FOR_TREES:
+    if boosted is None:
+        boosted = _are_enough(kernels)
+    if not boosted:
         return base
     base_us = base.base_us(columns)
     model = HistGradientBoostingRegressor(
@@ -65,8 +80,14 @@ def fit_regressor(
     return Regressor(kind, weights, extract_trees(model))
 
 
+def _are_enough(kernels: Sized) -> bool:
+    return len(kernels) >= _FEWEST_FOR_TREES
+
+
 def cross_validated_us(kernels: Sequence[RuntimeKernel], us: FloatArray, seed: int) -> FloatArray:
     """Latency of every kernel as predicted by regressors that were not fitted to it, shape (n,).
+
+    They have trees where a regressor of all kernels has, although each sees fewer.
 
     Parameters
     ----------
@@ -77,12 +98,14 @@ def cross_validated_us(kernels: Sequence[RuntimeKernel], us: FloatArray, seed: i
     result = np.empty(len(kernels))
     for kind in sorted({k.type for k in kernels}):
         mine = np.array([i for i, k in enumerate(kernels) if k.type == kind])
+        boosted = _are_enough(mine)
         order = np.random.default_rng([seed, len(mine)]).permutation(mine)
         for held in np.array_split(order, min(_FOLDS, len(mine))):
             rest = np.setdiff1d(mine, held)
             if len(rest) == 0:
                 raise PredictorError(f"kernel {kind!r}: one measurement is too few to fit")
-            probe = fit_regressor(kind, [kernels[i] for i in rest], us[rest], seed)
+            some = [kernels[i] for i in rest]
+            probe = fit_regressor(kind, some, us[rest], seed, boosted=boosted)
             result[held] = probe.predict_us([kernels[i] for i in held])
     return result
 
@@ -123,24 +146,68 @@ def extract_trees(model: HistGradientBoostingRegressor) -> Trees:
     )
 
 
-def fit_calibration(sums: FloatArray, measured_us: FloatArray) -> Calibration:
-    """Fit a calibration to whole networks by relative least squares, no term negative.
+def fit_calibration(kinds: Sequence[str], sums: FloatArray, measured_us: FloatArray) -> Calibration:
+    """Fit a calibration to whole networks by relative least squares, no cost negative.
 
     Parameters
     ----------
-    sums : `LatencyPredictor.chain_sums` of n networks, shape (n, 3)
+    kinds : kernel types
+    sums : `LatencyPredictor.chain_sums` of n networks, shape (n, len(kinds) + 2)
     measured_us : their latencies in microseconds, shape (n,)
     """
-    terms = np.column_stack([sums, np.ones(len(sums))])
+    one = np.ones((len(sums), 1))
+    # Small networks stay in the caches that large ones outgrow. The best line through both may then
+    # meet the axis below zero, and its slope is right; the shares say what becomes of its end.
+    costs, typical = _costs(np.hstack([sums, one, -one]), len(kinds), measured_us)
+    constant_us = max(float(costs[-2] - costs[-1]), 0.0)
+    ends, shares = _shares(sums @ costs[:-2] + constant_us, measured_us)
+    try:
+        return _calibration(kinds, costs, typical, constant_us, sums_us=ends, shares=shares)
+    except PredictorError:
+        # Networks too few or too noisy to tell how sizes differ.
+        costs, typical = _costs(np.hstack([sums, one]), len(kinds), measured_us)
+        return _calibration(kinds, costs, typical, float(costs[-1]))
+
+
+def _costs(terms: FloatArray, kinds: int, measured_us: FloatArray) -> tuple[FloatArray, float]:
+    """Non-negative costs of the terms, and the scale that those of kernel types, the first, share.
+
+    The scales differ from the one they share as far as the networks really show it.
+    """
     # What goes beyond the least scale is fitted: few or noisy networks may otherwise explain all
     # by their operators and leave the kernels free.
-    rest = measured_us - _LEAST_SCALE * sums[:, 0]
-    above, node_us, weight_us_per_mb, constant_us = _relative_nnls(
-        terms, rest, measured_us
-    ).tolist()
+    rest = measured_us - _LEAST_SCALE * terms[:, :kinds].sum(axis=1)
+    rows = np.hstack([terms, np.zeros((len(terms), 1))]) / measured_us[:, None]
+    alike = np.hstack([np.eye(kinds, rows.shape[1] - 1), -np.ones((kinds, 1))])
+    rows = np.vstack([rows, _ALIKE * alike])
+    norms = np.linalg.norm(rows, axis=0)
+    norms[norms == 0] = 1
+    found, _ = nnls(rows / norms, np.concatenate([rest / measured_us, np.zeros(kinds)]))
+    found /= norms
+    found[:kinds] += _LEAST_SCALE
+    return found[:-1], float(found[-1] + _LEAST_SCALE)
+
+
+def _calibration(
+    kinds: Sequence[str], costs: FloatArray, typical: float, constant_us: float, **shares: Any
+) -> Calibration:
+    of_kernels, (node_us, weight_us_per_mb) = costs[: len(kinds)], costs[len(kinds) :][:2]
     return Calibration(
-        scale=_LEAST_SCALE + above,
-        node_us=node_us,
-        weight_us_per_mb=weight_us_per_mb,
+        scale=typical,
+        scales=dict(zip(kinds, of_kernels.tolist(), strict=True)),
+        node_us=float(node_us),
+        weight_us_per_mb=float(weight_us_per_mb),
         constant_us=constant_us,
+        **shares,
     )
+
+
+def _shares(sums_us: FloatArray, measured_us: FloatArray) -> tuple[tuple[float, ...], ...]:
+    """Ends of straight pieces over the logarithm of the sum, and the share measured at each."""
+    pieces = int(np.clip(len(sums_us) // _NETWORKS_A_PIECE, 1, _MOST_PIECES))
+    logs = np.log(sums_us)
+    ends = np.quantile(logs, np.linspace(0, 1, pieces + 1))
+    hats = np.stack([np.interp(logs, ends, unit) for unit in np.eye(len(ends))], axis=1)
+    terms = hats * (sums_us / measured_us)[:, None]
+    shares = np.linalg.lstsq(terms, np.ones(len(terms)), rcond=None)[0]
+    return tuple(np.exp(ends).tolist()), tuple(shares.tolist())

@@ -8,6 +8,7 @@ puts learned ones in their place. So what is timed is what is deployed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -62,6 +63,13 @@ def subnet_model(
     last = blocks[-1]
     output = [1, last.cout] if last.type == "linear" else [1, last.cout, hw, hw]
     return writer.model({"input": shape}, {value: output})
+
+
+def named_source(model: onnx.ModelProto | Path) -> tuple[str, str | bytes]:
+    """A model's name for messages and what runtimes open it by: of a file, its path twice."""
+    if isinstance(model, Path):
+        return str(model), str(model)
+    return model.graph.name, model.SerializeToString()
 
 
 def convolution_count(blocks: Sequence[BlockConfig], resolution: int) -> int:

@@ -55,10 +55,15 @@ def cpu_description() -> tuple[str, tuple[str, ...]]:
     return model, tuple(f for f in _TELLING_FLAGS if f in flags)
 
 
+def has_vnni() -> bool:
+    """Whether this CPU has INT8 dot products."""
+    return any("vnni" in flag for flag in cpu_description()[1])
+
+
 def local_device_name(runtime: str = "ort", precision: str = "int8") -> str:
     """Name for predictors of this machine, such as `x86_vnni_ort_int8`."""
     family = "x86" if platform.machine() in ("x86_64", "AMD64") else platform.machine()
-    vnni = "_vnni" if any("vnni" in flag for flag in cpu_description()[1]) else ""
+    vnni = "_vnni" if has_vnni() else ""
     return f"{family}{vnni}_{runtime}_{precision}"
 
 
@@ -76,7 +81,7 @@ def describe_machine(
         cpu=model,
         cores=os.cpu_count() or 1,
         flags=flags,
-        vnni=any("vnni" in f for f in flags),
+        vnni=has_vnni(),
         governor=governor or None,
         runtime=runtime,
         threads=threads,

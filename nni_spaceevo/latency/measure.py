@@ -8,11 +8,13 @@ found one; scaling by the reference would do harm.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import DeviceError
@@ -34,18 +36,23 @@ _PATIENCE = 2
 _WARMUP_US, _MOST_WARMUP = 10_000, 10
 _RUNS_US = 10_000
 # Networks outgrow the caches, and what neighbours of a shared host do to its memory comes and goes
-# without the reference kernel's notice: they are visited briefly, and so many times as often. The
-# least of 28 visits repeats within 2 %, of 9 longer ones only within 5 to 9 %.
-NETWORK_VISITS = 10
+# without the reference kernel's notice: they are visited without regard to it, and so many times as
+# often. Not the least of these visits counts: one in a rare moment with all of the memory's
+# bandwidth would decide. On a busy host the least of two times 18 visits differed by over 6 % for a
+# tenth of the networks, their lower quintile by over 2.3 %.
+NETWORK_VISITS, NETWORK_QUANTILE = 8, 20
 # A visit that ended in a slow moment is tried so many times.
 _TRIES = 3
-# Share of the free memory for models kept between visits.
-_ROOM = 0.25
+# Share of the free memory for models kept between visits, and megabytes that a runtime takes for a
+# model beside its weights and tensors.
+_ROOM, _MODEL_MB = 0.4, 2.0
 # A visit in a slow moment is postponed, for at most this long, and while all waiting together has
-# taken no more time than all visits and a start.
-_PAUSE_S, _LONGEST_WAIT_S, _WAIT_AT_START_S = 0.05, 5.0, 30.0
+# taken no more time than half of all visits' and a start.
+_PAUSE_S, _LONGEST_WAIT_S, _WAIT_AT_START_S, _WAIT_PER_VISIT = 0.05, 5.0, 30.0, 0.5
 _REFERENCE = RuntimeKernel("conv", 14, 64, 64, 3)
 _REFERENCE_WARMUP, _REFERENCE_RUNS = 20, 10
+# What is quiet is worked out anew after so many visits.
+_FEW = 50
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,13 @@ class Job:
     ----------
     key : its name in the journal
     build : makes it ready to run
-    keep_mb : megabytes that it takes if it is kept between visits, for models that are slow to
-        build; None builds it anew at every visit
-    visits : visits to it for each round
+    keep_mb : megabytes that it takes while it is kept between visits
+    visits : visits to it for each round; several are made whether the moment is quiet or not
     """
 
     key: str
     build: Callable[[], Timed]
-    keep_mb: float | None = None
+    keep_mb: float = 0.0
     visits: int = 1
 
 
@@ -74,17 +80,27 @@ def kernel_key(kernel: RuntimeKernel, copies: int) -> str:
 
 def kernel_job(device: Device, kernel: RuntimeKernel, copies: int) -> Job:
     """Job of parallel copies of a kernel."""
-    return Job(kernel_key(kernel, copies), lambda: device.kernel(kernel, copies))
+    window = kernel.kernel_size**2 * (1 if kernel.type == "dwconv" else kernel.cin)
+    tensors = kernel.hw**2 * kernel.cin + copies * kernel.hw_out**2 * kernel.cout
+    elements = window * kernel.cout + tensors
+    return Job(
+        kernel_key(kernel, copies),
+        lambda: device.kernel(kernel, copies),
+        keep_mb=_bytes_each(device) * elements / 1e6 + _MODEL_MB,
+    )
+
+
+def _bytes_each(device: Device) -> int:
+    # Runtimes pack the weights anew, and may keep them as they came too.
+    return 2 * (1 if device.precision == "int8" else 4)
 
 
 def network_job(device: Device, n: Network) -> Job:
     """Job of a whole network."""
-    # Runtimes pack the weights anew, and may keep them as they came too.
-    bytes_each = 2 * (1 if device.precision == "int8" else 4)
     return Job(
         n.key,
         lambda: device.network(n.blocks, n.code.resolution),
-        keep_mb=bytes_each * mparams(n.kernels),
+        keep_mb=_bytes_each(device) * mparams(n.kernels) + _MODEL_MB,
         visits=NETWORK_VISITS,
     )
 
@@ -119,11 +135,20 @@ class Noise:
         """Least time of every model over all its visits."""
         return {key: min(s.us for s in group) for key, group in self.slots.items() if group}
 
+    def network_us(self, networks: Sequence[Network]) -> NDArray[np.float64]:
+        """Time of networks: the lower quintile of all visits to each, shape (n,)."""
+        groups = [[s.us for s in self.slots[n.key]] for n in networks]
+        return np.array([np.percentile(us, NETWORK_QUANTILE) for us in groups])
+
     def report(self) -> dict[str, float | int]:
-        """Number of slots and per cent of them that were slow."""
+        """Number of slots, per cent of them that were slow, and the reference kernel's time."""
         total = sum(map(len, self.slots.values()))
         quiet = sum(map(self.quiet, self.slots))
-        return {"slots": total, "slow_slots": 100 * (total - quiet) / max(total, 1)}
+        return {
+            "slots": total,
+            "slow_slots": 100 * (total - quiet) / max(total, 1),
+            "reference_us": round(self.best_reference_us, 3),
+        }
 
     @property
     def seconds(self) -> float:
@@ -162,6 +187,8 @@ def measure_all(
 ) -> Noise:
     """Visit every model in `rounds` quiet moments, in at most twice as many passes.
 
+    Models are built once and kept, as many at a time as the memory has room for.
+
     Parameters
     ----------
     device : where the reference kernel runs
@@ -178,6 +205,12 @@ def measure_all(
     """
     keys = [job.key for job in jobs]
     wanted = {job.key: rounds * job.visits for job in jobs}
+
+    def missing() -> dict[str, int]:
+        noise = Noise.of(journal.slots, keys)
+        bar.set_postfix_str(f"{noise.report()['slow_slots']:.0f} % of moments slow")
+        return {job.key: _visits_left(job, noise, wanted[job.key]) for job in jobs}
+
     visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
         one_core(),
@@ -186,20 +219,46 @@ def measure_all(
             total=sum(wanted.values()), desc="measuring", unit="visit", disable=not progress
         ) as bar,
     ):
-        for number in range(_PATIENCE * max(wanted.values(), default=0)):
-            noise = Noise.of(journal.slots, keys)
-            missing = {key: wanted[key] - noise.quiet(key) for key in keys}
-            tired = {k for k in keys if len(noise.slots[k]) >= _PATIENCE * wanted[k]}
-            missing |= dict.fromkeys(tired, 0)
-            bar.n = sum(wanted.values()) - sum(max(m, 0) for m in missing.values())
-            bar.set_postfix_str(f"{noise.report()['slow_slots']:.0f} % of moments slow")
-            pending = [job for job in jobs if missing[job.key] > 0]
-            for i in np.random.default_rng([seed, number]).permutation(len(pending)):
-                pen.add(visitor.visit(pending[i]))
-                bar.update()
-    noise = Noise.of(journal.slots, keys)
-    noise.check()
-    return noise
+        left = missing()
+        for batch in _batches([job for job in jobs if left[job.key]], seed):
+            visitor.forget()
+            for number in range(_PATIENCE * max(wanted[job.key] for job in batch)):
+                left = missing()
+                bar.n = sum(wanted.values()) - sum(left.values())
+                pending = [job for job in batch if left[job.key]]
+                if not pending:
+                    break
+                for i in np.random.default_rng([seed, number]).permutation(len(pending)):
+                    pen.add(visitor.visit(pending[i]))
+                    bar.update()
+    Noise.of(journal.slots, [job.key for job in jobs if job.visits == 1]).check()
+    return Noise.of(journal.slots, keys)
+
+
+def _visits_left(job: Job, noise: Noise, wanted: int) -> int:
+    """Visits that a model still needs, if all to come are quiet."""
+    made = len(noise.slots[job.key])
+    if job.visits > 1:
+        return max(wanted - made, 0)
+    return max(wanted - noise.quiet(job.key), 0) if made < _PATIENCE * wanted else 0
+
+
+def _batches(jobs: Sequence[Job], seed: int) -> list[list[Job]]:
+    """Jobs whose models find room together; networks come last, in a random order."""
+    # What networks of one batch have in common, such as a slow hour, must not be what those that
+    # calibrate have in common.
+    order = np.random.default_rng([seed, len(jobs)]).permutation(len(jobs))
+    networks = [jobs[i] for i in order if jobs[i].visits > 1]
+    room_mb = _ROOM * free_memory_mb()
+    batches: list[list[Job]] = []
+    taken_mb = math.inf
+    for job in (*(job for job in jobs if job.visits == 1), *networks):
+        taken_mb += job.keep_mb
+        if taken_mb > room_mb:
+            batches.append([])
+            taken_mb = job.keep_mb
+        batches[-1].append(job)
+    return batches
 
 
 class _Visitor:
@@ -216,54 +275,66 @@ class _Visitor:
         self._repeats = repeats
         self._reference = device.kernel(_REFERENCE, 1)
         self._references_us = references_us
-        self._patience_s = _WAIT_AT_START_S
-        self._room_mb = _ROOM * free_memory_mb()
+        self._gate_us = _GATE * _best(references_us)
+        self._patience_s, self._waited_s = _WAIT_AT_START_S, 0.0
         self._kept: dict[str, Timed] = {}
+
+    def forget(self) -> None:
+        """Let go of all models."""
+        self._kept.clear()
 
     def visit(self, job: Job) -> Slot:
         """Build the model or take the kept one, wait for quiet, then time the model."""
         start = time.perf_counter()
         timed = self._kept.get(job.key)
         if timed is None:
-            timed = job.build()
-            if job.keep_mb is not None and job.keep_mb <= self._room_mb:
-                self._room_mb -= job.keep_mb
-                self._kept[job.key] = timed
+            timed = self._kept[job.key] = job.build()
         building = time.perf_counter() - start
-        reference_us = self._quiet_reference_us()
-        start = time.perf_counter()
-        us, reference_us = self._least_us(timed, reference_us)
-        seconds = building + time.perf_counter() - start
-        self._patience_s += seconds
+        waits = job.visits == 1
+        reference_us = self._quiet_reference_us(waits)
+        start, waited = time.perf_counter(), self._waited_s
+        us, reference_us = self._least_us(timed, reference_us, _TRIES if waits else 1)
+        seconds = building + time.perf_counter() - start - (self._waited_s - waited)
+        self._patience_s += _WAIT_PER_VISIT * seconds
         return Slot(key=job.key, us=us, reference_us=reference_us, seconds=round(seconds, 6))
 
-    def _least_us(self, timed: Timed, reference_us: float) -> tuple[float, float]:
+    def _least_us(self, timed: Timed, reference_us: float, tries: int) -> tuple[float, float]:
         """Least time of all tries, and the slower of the references around the quietest of them."""
         # This run warms up as well; long models get no other.
         once = timed.least_us(0, 1)
         warmup = min(int(_WARMUP_US / once), _MOST_WARMUP)
         runs = int(np.clip(_RUNS_US / once, 1, self._repeats))
         least, quietest = float("inf"), float("inf")
-        for _ in range(_TRIES):
+        for number in range(tries):
+            if number:
+                reference_us = self._quiet_reference_us()
             least = min(least, timed.least_us(warmup, runs))
             after_us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
             quietest = min(quietest, max(reference_us, after_us))
-            if quietest <= _GATE * _best(self._references_us):
+            if quietest <= self._quiet_us():
                 break
-            reference_us = self._quiet_reference_us()
         return least, quietest
 
-    def _quiet_reference_us(self) -> float:
-        """Time of the reference kernel, near its best where patience allows."""
+    def _quiet_reference_us(self, waits: bool = True) -> float:
+        """Time of the reference kernel, if it waits near its best where patience allows."""
         start, waited = time.perf_counter(), 0.0
         # Nothing is known yet of what is quiet at the very first visit.
-        limit = min(self._patience_s, _LONGEST_WAIT_S) if self._references_us else 0.0
+        waits = waits and bool(self._references_us)
+        limit = min(self._patience_s, _LONGEST_WAIT_S) if waits else 0.0
         while True:
             us = self._reference.least_us(_REFERENCE_WARMUP, _REFERENCE_RUNS)
-            if us <= _GATE * _best(self._references_us) or waited >= limit:
+            if us <= self._quiet_us() or waited >= limit:
                 break
             time.sleep(_PAUSE_S)
             waited = time.perf_counter() - start
         self._patience_s -= waited
+        self._waited_s += waited
         self._references_us.append(us)
         return us
+
+    def _quiet_us(self) -> float:
+        """Time of the reference kernel up to which a moment is quiet."""
+        # Thousands of times hardly change it from one visit to the next.
+        if len(self._references_us) < _FEW or len(self._references_us) % _FEW == 0:
+            self._gate_us = _GATE * _best(self._references_us)
+        return self._gate_us

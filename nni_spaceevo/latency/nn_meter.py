@@ -174,7 +174,11 @@ class NnMeterLatency:
 
     def network_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
         """Latency of n whole networks, milliseconds, shape (n,); raises as `chain_ms`."""
-        return self.chain_ms(chains) + self.network_overhead_ms
+        return self.network_of_sum(self.chain_ms(chains))
+
+    def network_of_sum(self, sum_ms: FloatArray) -> FloatArray:
+        """Latency of n whole networks from the sums of their blocks: the same."""
+        return sum_ms + self.network_overhead_ms
 
     def _learn(self, blocks: Sequence[PlacedBlock]) -> None:
         lowered = [[m for k in block.kernels for m in self._lower(k)] for block in blocks]

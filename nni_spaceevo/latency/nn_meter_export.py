@@ -26,6 +26,7 @@ from ..files import Record, to_json, to_yaml, write_atomically
 from ..hyperspace import BlockConfig, Hyperspace, Kernel
 from .features import FloatArray
 from .graph import subnet_model
+from .line import network_line
 from .nn_meter import META_FILE, RULES_FILE, MeterKernel, MeterLowering, Model
 from .predictor import LatencyPredictor
 from .report import error_statistics
@@ -219,16 +220,20 @@ def _marked_sigmoid(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 # ---- our prices for nn-Meter's kernels --------------------------------------------------------
 
 
-def priced_kernels(predictor: LatencyPredictor, kernels: Sequence[Kernel]) -> list[PricedKernel]:
+def priced_kernels(
+    predictor: LatencyPredictor, kernels: Sequence[Kernel], line: tuple[float, float] = (1.0, 0.0)
+) -> list[PricedKernel]:
     """nn-Meter's kernels of ours, each with its share of our calibrated price.
 
     All that a network costs per operator and per weight is in its kernels, and its constant is in
-    the fully connected layer, which every network has once: the sum is `network_ms`.
+    the fully connected layer, which every network has once, and which may then cost less than
+    nothing.
 
     Parameters
     ----------
     predictor : whose prices
     kernels : different abstract kernels
+    line : from sums of kernels to networks: slope, and constant in milliseconds
 
     Raises
     ------
@@ -240,13 +245,14 @@ def priced_kernels(predictor: LatencyPredictor, kernels: Sequence[Kernel]) -> li
             f"{predictor.name}: measured by whole blocks, which nn-Meter has no kernels for"
         )
     plain = [replace(k, activation="none") if _apart(k) else k for k in kernels]
+    slope, constant = line
     whole_ms, plain_ms = _prices_ms(predictor, kernels), _prices_ms(predictor, plain)
     found = []
     for kernel, main, ms, main_ms in zip(kernels, plain, whole_ms, plain_ms, strict=True):
-        constant_ms = predictor.network_overhead_ms if kernel.op == "linear" else 0.0
-        found.append(PricedKernel(_LOWERING.lower(main)[0], main_ms + constant_ms))
+        constant_ms = constant if kernel.op == "linear" else 0.0
+        found.append(PricedKernel(_LOWERING.lower(main)[0], slope * main_ms + constant_ms))
         if _apart(kernel):
-            found.append(PricedKernel(_activation(kernel), max(ms - main_ms, _LEAST_MS)))
+            found.append(PricedKernel(_activation(kernel), slope * max(ms - main_ms, _LEAST_MS)))
     return found
 
 
@@ -275,7 +281,8 @@ def _prices_ms(predictor: LatencyPredictor, kernels: Sequence[Kernel]) -> list[f
     for kernel, parts in zip(kernels, lowered, strict=True):
         nodes = sum(predictor.lowering.nodes(part) for part in parts)
         weights_us = c.weight_us_per_mb * kernel.params / 1e6
-        prices.append((c.scale * sum(us[p] for p in parts) + c.node_us * nodes + weights_us) / 1e3)
+        in_network_us = sum(c.scale_of(p.type) * us[p] for p in parts)
+        prices.append((in_network_us + c.node_us * nodes + weights_us) / 1e3)
     return prices
 
 
@@ -295,10 +302,12 @@ def _fit(examples: Sequence[PricedKernel], seed: int) -> Any:
     trees = GradientBoostingRegressor(
         n_estimators=300, learning_rate=0.1, max_depth=7, random_state=seed
     )
-    # Kernels differ by orders of magnitude; in logarithms all of them count alike.
-    model = TransformedTargetRegressor(trees, func=np.log, inverse_func=np.exp)
+    # Kernels differ by orders of magnitude; in logarithms all of them count alike. Only a fully
+    # connected layer, with the network's constant, may cost less than nothing.
+    logarithms = TransformedTargetRegressor(trees, func=np.log, inverse_func=np.exp)
+    ms = np.array([e.ms for e in examples])
     rows = np.array([e.kernel.features for e in examples])
-    return model.fit(rows, np.array([e.ms for e in examples]))
+    return (logarithms if ms.min() > 0 else trees).fit(rows, ms)
 
 
 # ---- the folder -------------------------------------------------------------------------------
@@ -335,7 +344,8 @@ def export_nn_meter(
     """
     rng = np.random.default_rng(seed)
     drawn = [random_network(hyperspace, rng, _TILTS[i % len(_TILTS)]) for i in range(networks)]
-    examples = priced_kernels(predictor, _distinct_kernels(drawn))
+    line = network_line(hyperspace, predictor)
+    examples = priced_kernels(predictor, _distinct_kernels(drawn), line)
     _refuse_strange_pickles(output, {e.kernel.predictor for e in examples})
     models = fit_models(examples, seed)
     _write_pickles(output, models)
@@ -352,7 +362,7 @@ def export_nn_meter(
         kernels={n: sum(e.kernel.predictor == n for e in examples) for n in models},
         networks=error_statistics(visible_ms, ours),
         networks_as_exported=error_statistics(exported_ms, ours),
-        notes=_notes(predictor),
+        notes=_notes(predictor, line[1]),
     )
     _write_texts(output, report)
     return report
@@ -404,7 +414,7 @@ def _nn_meter_ms(
     return table[:, 0], table[:, 1]
 
 
-def _notes(predictor: LatencyPredictor) -> tuple[str, ...]:
+def _notes(predictor: LatencyPredictor, constant_ms: float) -> tuple[str, ...]:
     return (
         "nn-Meter has no predictor for HardSwish, Sigmoid and Mul and prices them at 0 ms without "
         "a word. In ONNX files as exporters write them these activations cost nothing; "
@@ -413,9 +423,10 @@ def _notes(predictor: LatencyPredictor) -> tuple[str, ...]:
         "are seen: hard swish as Add, Clip, Div, Mul, priced by hswish.pkl; swish by a ReLU on its "
         f"sigmoid, priced by {_SWISH_AS}.pkl, so that file is the price of a swish, not of a ReLU.",
         "ReLU and ReLU6 are part of the convolution or sum before them.",
-        f"The network's constant of {predictor.network_overhead_ms:.4f} ms is in fc.pkl: a network "
-        "with another number of fully connected layers is off by it. What operators and weights "
-        "cost is in their kernels.",
+        f"A constant of {constant_ms:.4f} ms a network is in fc.pkl: a network "
+        "with another number of fully connected layers is off by it. It is negative where caches "
+        "keep part of a network from run to run. What operators and weights cost is in their "
+        "kernels.",
         "nn-Meter's features do not tell the inner width of squeeze-and-excite nor the size that "
         "a global pool sees: those prices are averages.",
         "The latencies are those of the INT8 network although the ONNX file is a float one; "

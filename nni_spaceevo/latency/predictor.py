@@ -16,6 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..errors import ConfigError, FileAccessError, PredictorError, PredictorWarning
@@ -49,29 +50,51 @@ _MISMATCH = (
 class Calibration(Record, frozen=True):
     """Network latency from its kernels.
 
-    `scale` * sum of kernels + `node_us` * operators + `weight_us_per_mb` * MB of weights
-    + `constant_us`; all but the constant add up kernel by kernel.
+    What adds up is `scales` * kernels + `node_us` * operators + `weight_us_per_mb` * MB of weights,
+    and `constant_us` once a network. Of a sum of `sums_us` a network costs `shares`,
+    less where it is small and finds most of itself in the caches; between them the share follows
+    the sum's logarithm.
 
     Attributes
     ----------
     scale : kernels inside a network find colder caches than alone
+    scales : the same by kernel type; a type that it does not name has `scale`
     node_us : microseconds that each operator costs on top
     weight_us_per_mb : microseconds to fetch a megabyte of weights anew; a kernel timed alone
         keeps them in its caches, a network that outgrows the caches does not
     constant_us : microseconds of a run: the call, quantizing the input, the output's way back
+    sums_us, shares : microseconds, ascending, and the share of the sum that a network costs there;
+        beyond the ends it is that of the end
     """
 
     scale: float
     node_us: float
     weight_us_per_mb: float
     constant_us: float
+    scales: dict[str, float] = msgspec.field(default_factory=dict)
+    sums_us: tuple[float, ...] = (1.0,)
+    shares: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        values = (self.scale, self.node_us, self.weight_us_per_mb, self.constant_us)
-        if not (np.isfinite(values).all() and min(values) >= 0 and self.scale > 0):
+        scales = (self.scale, *self.scales.values())
+        values = (*scales, self.node_us, self.weight_us_per_mb, self.constant_us)
+        if not (np.isfinite(values).all() and min(values) >= 0 and min(scales) > 0):
             raise PredictorError(
                 f"calibration {values}: expected finite numbers, none negative, a positive scale"
             )
+        sums, shares = np.array(self.sums_us), np.array(self.shares)
+        possible = len(sums) == len(shares) > 0 and (np.diff(sums, prepend=0) > 0).all()
+        if not (
+            possible and np.isfinite(sums).all() and (np.diff(sums * shares, prepend=0) > 0).all()
+        ):
+            raise PredictorError(
+                f"calibration: shares {self.shares} of {self.sums_us} us: expected as many of one "
+                "as of the other, ascending sums, and networks that cost more where sums are larger"
+            )
+
+    def scale_of(self, kind: str) -> float:
+        """What kernels of a type cost inside a network, as a multiple of what they cost alone."""
+        return self.scales.get(kind, self.scale)
 
 
 class KernelFile(Record, frozen=True):
@@ -185,7 +208,8 @@ class LatencyPredictor:
     Attributes
     ----------
     name : the predictor's name
-    network_overhead_ms : milliseconds that a whole network costs beyond its blocks
+    kinds : kernel types that it prices, sorted
+    network_overhead_ms : milliseconds that a whole network adds to the sum of its blocks
     extrapolated : kernels priced outside the range that was measured, with what is outside
     """
 
@@ -204,12 +228,13 @@ class LatencyPredictor:
         self.calibration = calibration
         self.network_overhead_ms = calibration.constant_us / 1e3
         self.kernels = kernels
+        self.kinds = tuple(sorted(kernels))
         self.report = report
         self.folder = folder
         self.extrapolated: dict[str, str] = {}
         # Searches ask for the same few thousand blocks over and over.
         self._places: dict[PlacedBlock, int] = {}
-        self._table: FloatArray = np.zeros((0, 3))
+        self._table: FloatArray = np.zeros((0, len(kernels) + 2))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -261,10 +286,10 @@ class LatencyPredictor:
         self.extrapolated |= found
 
     def chain_sums(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
-        """What `Calibration` multiplies, shape (n, 3).
+        """What `Calibration` multiplies, shape (n, len(self.kinds) + 2).
 
-        The columns are the sum of kernel microseconds, the number of operators, and megabytes of
-        INT8 weights. Raises as `chain_ms`.
+        The columns are the microseconds of each type of kernels, the number of operators, and
+        megabytes of INT8 weights. Raises as `chain_ms`.
         """
         blocks = list(itertools.chain.from_iterable(chains))
         # Hashing a block is what this costs: once where it is known, twice where it is new.
@@ -306,10 +331,9 @@ class LatencyPredictor:
         owner = np.repeat(np.arange(len(blocks)), [len(row) for row in rows])
         flat = np.fromiter(itertools.chain.from_iterable(rows), np.int64)
         nodes = np.array([self.lowering.nodes(part) for part in parts])
-        sums = [
-            np.bincount(owner, values[flat], len(blocks))
-            for values in (self.kernels_us(list(parts)), nodes)
-        ]
+        us, types = self.kernels_us(list(parts)), np.array([part.type for part in parts])
+        values = (*(np.where(types == kind, us, 0.0) for kind in self.kinds), nodes)
+        sums = [np.bincount(owner, each[flat], len(blocks)) for each in values]
         megabytes = [sum(params for _, params in kernels) / 1e6 for kernels in found]
         self._places |= new
         self._table = np.concatenate([self._table, np.stack([*sums, megabytes], axis=1)])
@@ -332,7 +356,8 @@ class LatencyPredictor:
         """
         c = self.calibration
         # A matrix product's last bits depend on a row's neighbours; a sum by rows does not.
-        costs = self.chain_sums(chains) * (c.scale, c.node_us, c.weight_us_per_mb)
+        scales = [c.scale_of(kind) for kind in self.kinds]
+        costs = self.chain_sums(chains) * (*scales, c.node_us, c.weight_us_per_mb)
         return costs.sum(axis=1) / 1e3
 
     def network_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> FloatArray:
@@ -340,7 +365,15 @@ class LatencyPredictor:
 
         Raises as `chain_ms`.
         """
-        return self.chain_ms(chains) + self.network_overhead_ms
+        return self.network_of_sum(self.chain_ms(chains))
+
+    def network_of_sum(self, sum_ms: FloatArray) -> FloatArray:
+        """Latency of n whole networks from the sums of their blocks, milliseconds, shape (n,)."""
+        c = self.calibration
+        sum_ms = sum_ms + self.network_overhead_ms
+        # Nothing costs nothing; its logarithm would be infinite.
+        logs = np.log(np.maximum(sum_ms, 1e-6) * 1e3)
+        return np.asarray(sum_ms * np.interp(logs, np.log(c.sums_us), c.shares))
 
     def save(self, folder: Path) -> None:
         """Write the folder; killed at any moment it holds the old predictor or the new one.

@@ -50,6 +50,7 @@ from .predictor import (
 from .report import error_statistics, gate_failures, network_statistics
 from .report_plot import write_accuracy_plot
 from .sampling import (
+    WIDER_TILTS,
     KernelPool,
     Network,
     kernel_pool,
@@ -57,10 +58,13 @@ from .sampling import (
     more_kernels,
     random_networks,
     sample_kernels,
+    smallest_networks,
 )
 
 # Part of the journal's name: measurements taken in another way are not mixed with these.
 _METHOD = 2
+# Share of the calibration's networks that are the hyperspace's smallest, if it has as many.
+_SMALLEST = 0.1
 # No calibration yet: the sum of the kernels as they are.
 _RAW = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
@@ -84,7 +88,7 @@ class ProfileOptions(Record, frozen=True):
     more_kernels: int = 700
     rounds: int = 5
     repeats: int = 20
-    calibration_networks: int = 36
+    calibration_networks: int = 60
     validation_networks: int = 60
 
     def __post_init__(self) -> None:
@@ -170,7 +174,11 @@ class _ProfileRun:
         journal = Journal(self.output / ".profile" / f"{name}.jsonl")
         streams = np.random.default_rng(options.seed).spawn(5)
         pool = kernel_pool(self.hyperspace, lowering, streams[0])
-        calibration = random_networks(self.hyperspace, streams[1], options.calibration_networks)
+        count = options.calibration_networks
+        calibration = smallest_networks(self.hyperspace, round(_SMALLEST * count))
+        calibration += random_networks(
+            self.hyperspace, streams[1], count - len(calibration), calibration, WIDER_TILTS
+        )
         validation = random_networks(
             self.hyperspace, streams[2], options.validation_networks, calibration
         )
@@ -275,7 +283,7 @@ class _ProfileRun:
         noise: Noise,
     ) -> LatencyPredictor:
         kernels = [*contained, *beside]
-        us, seed, least_us = self._kernel_us(kernels, noise), self.options.seed, noise.least_us()
+        us, seed = self._kernel_us(kernels, noise), self.options.seed
         fitted, kernel_report = {}, {}
         held_out = cross_validated_us(kernels, us, seed)
         for kind in sorted({k.type for k in kernels}):
@@ -290,16 +298,13 @@ class _ProfileRun:
             where = self._provenance(failures)
             return LatencyPredictor(where, lowering, by, fitted, report, self.output)
 
-        def measured_us(networks: Sequence[Network]) -> FloatArray:
-            return np.array([least_us[n.key] for n in networks])
-
         sums = predictor(_RAW, {}).chain_sums([n.placed for n in calibration])
-        by = fit_calibration(sums, measured_us(calibration))
+        by = fit_calibration(sorted(fitted), sums, noise.network_us(calibration))
         calibrated = predictor(by, {})
         reports, pairs = {}, {}
         for name, networks in (("networks", validation), ("calibration_networks", calibration)):
             predicted = calibrated.network_ms([n.placed for n in networks])
-            measured = measured_us(networks) / 1e3
+            measured = noise.network_us(networks) / 1e3
             reports[name] = network_statistics(predicted, measured)
             pairs[name] = np.stack([predicted, measured], axis=1).round(6).tolist()
         report = {

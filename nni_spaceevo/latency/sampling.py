@@ -32,7 +32,9 @@ from .lowering import Lowering, RuntimeKernel
 # Random subnets drawn to collect kernels from: enough that rare combinations turn up.
 _SUBNETS_DRAWN = 400
 # How strongly held-out networks lean to small or large, one after the other.
-_TILTS = (0, -1, 1, -3, 2, -6)
+TILTS = (0, -1, 1, -3, 2, -6)
+# Those that calibrate reach somewhat further, so that none of the others lies beyond them.
+WIDER_TILTS = (0, -1, 1, -3, 2, -6, 4, -15)
 # Kernel types whose costs step with the width, and how many widths beside the sampled are tried.
 _STEPPED, _BESIDE = ("conv1x1", "conv", "dwconv"), 24
 # Sub-stages of one stage are compared at one size of their input.
@@ -69,8 +71,7 @@ class Network:
 
 def network(hyperspace: Hyperspace, space: SpaceCode, code: SubnetCode) -> Network:
     """A subnet with its blocks, head included."""
-    stages = hyperspace.subnet_blocks(space, code)
-    return Network(space, code, tuple(b for _, blocks in stages for b in blocks))
+    return Network(space, code, hyperspace.all_blocks(space, code))
 
 
 @dataclass(frozen=True)
@@ -273,23 +274,36 @@ def _neighbours(kernels: Iterable[RuntimeKernel]) -> list[RuntimeKernel]:
     return sorted(result - set(kernels))
 
 
+def smallest_networks(hyperspace: Hyperspace, count: int) -> list[Network]:
+    """Up to `count` of the hyperspace's smallest subnets, each of another block type.
+
+    Random subnets hardly ever come near them, and what a runtime gains where all of a network
+    stays in the caches shows at this end alone.
+    """
+    smallest = [
+        network(hyperspace, s, hyperspace.smallest_subnet(s)) for s in hyperspace.uniform_spaces()
+    ]
+    found: dict[int, Network] = {}
+    for subnet in sorted(smallest, key=lambda subnet: mflops(subnet.kernels)):
+        found.setdefault(subnet.space.blocks[0], subnet)
+    return list(found.values())[:count]
+
+
 def random_networks(
     hyperspace: Hyperspace,
     rng: np.random.Generator,
     count: int,
     known: Sequence[Network] = (),
+    tilts: Sequence[int] = TILTS,
 ) -> list[Network]:
-    """`count` random subnets of all sizes, each of its own new space.
-
-    A calibration is fitted to such networks too: where the ends of uniform spaces, of a tenth to
-    five times the usual size, were among them, they bent it by 2 % where networks are.
+    """`count` random subnets of all sizes, each of its own new space, tilted by turns.
 
     A hyperspace with too few spaces for that gives new subnets of spaces already met.
     """
     spaces, keys = {n.space for n in known}, {n.key for n in known}
     chosen: list[Network] = []
     for attempt in range(100 * count):
-        candidate = random_network(hyperspace, rng, _TILTS[len(chosen) % len(_TILTS)])
+        candidate = random_network(hyperspace, rng, tilts[len(chosen) % len(tilts)])
         new_space = candidate.space not in spaces or attempt >= 50 * count
         if new_space and candidate.key not in keys:
             spaces.add(candidate.space)

@@ -1,4 +1,4 @@
-"""Subnets and single kernels as full-integer INT8 TFLite models with random weights.
+"""Subnets and single kernels as TFLite models, full-integer INT8 with random weights.
 
 A model has the operators, shapes and data types that the official route gives a trained subnet
 (litert-torch, then ai-edge-quantizer with its recipe static_wi8_ai8), so its time is the trained
@@ -23,6 +23,9 @@ linear                 FULLY_CONNECTED on the pooled feature, without a RESHAPE
 conv on one channel    DEPTHWISE_CONV_2D with as many outputs a channel as the layer has
 =====================  ============================================================================
 
+`TFLiteWriter` decides operators, shapes and layouts, and makes up all values; `nni_spaceevo.deploy`
+puts learned ones in their place, or floats.
+
 Torch pads k // 2 pixels on all sides, and so do trained subnets. TFLite's SAME padding is the same
 but for strided convolutions on even sizes, where it pads less above and left; there the official
 converter writes a PAD operator before an unpadded convolution, and so does this file.
@@ -30,7 +33,7 @@ converter writes a PAD operator before an unpadded convolution, and so does this
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -77,11 +80,16 @@ def _operators() -> dict[str, tuple[str, ...]]:
 TFLITE_OPERATORS: dict[str, tuple[str, ...]] = _operators()
 
 # Scale and zero point: -4 to 4 as in normalised layers, 0 to 6 where never negative, 0 to 1.
-_Limits = tuple[float, int]
-_SIGNED: _Limits = (8 / 255, 0)
-_POSITIVE: _Limits = (6 / 255, -128)
+Limits = tuple[float, int]
+SIGNED: Limits = (8 / 255, 0)
+_POSITIVE: Limits = (6 / 255, -128)
 # TFLite demands exactly this of LOGISTIC's output.
-_UNIT: _Limits = (1 / 256, -128)
+_UNIT: Limits = (1 / 256, -128)
+# Of weights as torch has them, by how many dimensions they have: what TFLite has there.
+_DENSE_ORDER = {2: (0, 1), 4: (0, 2, 3, 1)}
+_DEPTHWISE_ORDER = {4: (1, 2, 3, 0)}
+# What a hard sigmoid adds before it clips.
+_HSIGMOID_SHIFT = 3.0
 
 # The table of options of each operator; LOGISTIC has none.
 _OPTIONS = {
@@ -95,6 +103,8 @@ _OPTIONS = {
     "FULLY_CONNECTED": "FullyConnectedOptions",
 }
 _SCHEMA_VERSION, _IDENTIFIER = 3, b"TFL3"
+# What demands a range.
+LOGISTIC, HARD_SIGMOID = "LOGISTIC", "hard sigmoid"
 
 
 def subnet_flatbuffer(
@@ -121,8 +131,8 @@ def subnet_flatbuffer(
     DeviceError
         ai-edge-litert is not installed.
     """
-    writer = _Writer(rng)
-    entry = value = writer.tensor((1, resolution, resolution, blocks[0].cin), _SIGNED)
+    writer = TFLiteWriter(rng)
+    entry = value = writer.tensor((1, resolution, resolution, blocks[0].cin), SIGNED)
     for config in blocks:
         value = writer.block(value, config)
     return writer.model([entry], [value])
@@ -149,9 +159,9 @@ def kernel_flatbuffer(kernel: RuntimeKernel, copies: int) -> bytes:
     DeviceError
         ai-edge-litert is not installed.
     """
-    writer = _Writer(np.random.default_rng(0))
+    writer = TFLiteWriter(np.random.default_rng(0))
     shape = (1, kernel.hw, kernel.hw, kernel.cin)
-    entries = [writer.tensor(shape, _SIGNED) for _ in range(2 if kernel.type == "add" else 1)]
+    entries = [writer.tensor(shape, SIGNED) for _ in range(2 if kernel.type == "add" else 1)]
     result = writer.kernel(entries, kernel)
     return writer.model(entries, [result, *writer.replicated(result, copies - 1)])
 
@@ -163,9 +173,9 @@ def idle_flatbuffer(copies: int) -> bytes:
     ----------
     copies : number of int8 outputs (1, 1, 1, 1)
     """
-    writer = _Writer(np.random.default_rng(0))
-    entry = writer.tensor((1, 1, 1, 1), _SIGNED)
-    result = writer.operator("ADD", [entry, entry], (1, 1, 1, 1), _SIGNED)
+    writer = TFLiteWriter(np.random.default_rng(0))
+    entry = writer.tensor((1, 1, 1, 1), SIGNED)
+    result = writer.operator("ADD", [entry, entry], (1, 1, 1, 1), SIGNED)
     return writer.model([entry], [result, *writer.replicated(result, copies - 1)])
 
 
@@ -186,6 +196,17 @@ def kernel_operators(kernel: RuntimeKernel) -> tuple[str, ...]:
         names = (f"{_CONVOLUTIONS['dwconv']}:int8", *names[1:])
     padded = _needs_pad(kernel.hw, kernel.kernel_size, kernel.stride)
     return ("PAD:int8", *names) if padded else names
+
+
+def flatbuffer_metadata(model: bytes) -> dict[str, str]:
+    """What a TFLite model says of itself; see `TFLiteWriter.model`."""
+    parsed = _schema().ModelT.InitFromPackedBuf(model)
+    found = {one.name.decode(): parsed.buffers[one.buffer].data for one in parsed.metadata or []}
+    return {
+        name: bytes(data).decode(errors="replace")
+        for name, data in found.items()
+        if data is not None
+    }
 
 
 def _unknown(unit: str) -> PredictorError:
@@ -210,8 +231,21 @@ def _schema() -> ModuleType:
         ) from error
 
 
-class _Writer:
-    """Collects tensors and operators; methods return the number of the tensor that they append."""
+class TFLiteWriter:
+    """Collects tensors and operators; methods return the number of the tensor that they append.
+
+    A subclass that has learned values overrides `limits`, `demanded`, `values` and `linear`. The
+    paths that they are given are those of the modules of a `nni_spaceevo.network.StaticNetwork`.
+
+    Parameters
+    ----------
+    rng : source of the weights
+
+    Raises
+    ------
+    DeviceError
+        ai-edge-litert is not installed.
+    """
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.schema = _schema()
@@ -222,15 +256,30 @@ class _Writer:
         self.operators: list[Any] = []
         self.codes: dict[str, int] = {}
         self.constants: dict[tuple[str, bytes], int] = {}
+        # Of the tensors that are computed; None of floats.
+        self.ranges: dict[int, Limits | None] = {}
+
+    def limits(self, path: str, usual: Limits) -> Limits | None:
+        """The range of the activation quantizer at a path; None leaves the tensor in float."""
+        return usual
+
+    def demanded(self, what: str, limits: Limits) -> Limits | None:
+        """The range that TFLite, or how `what` is written for it, demands; None in float."""
+        return limits
 
     # ---- tensors and operators ----------------------------------------------------------------
 
-    def tensor(self, shape: Sequence[int], limits: _Limits) -> int:
-        """An int8 tensor that is computed."""
-        quantization = self.schema.QuantizationParametersT(
-            scale=np.array([limits[0]], np.float32), zeroPoint=np.array([limits[1]], np.int64)
-        )
-        return self._append(shape, self.schema.TensorType.INT8, 0, quantization)
+    def tensor(self, shape: Sequence[int], limits: Limits | None) -> int:
+        """A tensor that is computed: int8, or float where it has no limits."""
+        kind, quantization = self.schema.TensorType.FLOAT32, None
+        if limits is not None:
+            kind = self.schema.TensorType.INT8
+            quantization = self.schema.QuantizationParametersT(
+                scale=np.array([limits[0]], np.float32), zeroPoint=np.array([limits[1]], np.int64)
+            )
+        result = self._append(shape, kind, 0, quantization)
+        self.ranges[result] = limits
+        return result
 
     def _append(self, shape: Sequence[int], kind: int, buffer: int, quantization: Any) -> int:
         number = len(self.tensors)
@@ -248,7 +297,7 @@ class _Writer:
     def constant(
         self, values: np.ndarray, scales: np.ndarray | None = None, zero: int = 0, axis: int = 0
     ) -> int:
-        """An int8 or int32 constant, quantized where it has scales."""
+        """A constant of int8, int32 or float32, quantized where it has scales."""
         self.buffers.append(self.schema.BufferT(data=values.reshape(-1).view(np.uint8)))
         quantization = None
         if scales is not None:
@@ -273,7 +322,7 @@ class _Writer:
         name: str,
         inputs: Sequence[int],
         shape: Sequence[int],
-        limits: _Limits,
+        limits: Limits | None,
         **options: object,
     ) -> int:
         """Append one operator; returns its result, a new tensor of `shape`."""
@@ -310,8 +359,20 @@ class _Writer:
             found.append(twins[result])
         return found
 
-    def model(self, entries: list[int], results: list[int]) -> bytes:
-        """The finished model."""
+    def model(
+        self, entries: list[int], results: list[int], about: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The finished model.
+
+        Parameters
+        ----------
+        entries, results : its inputs and outputs
+        about : what it says of itself, as metadata
+        """
+        metadata = []
+        for name, text in (about or {}).items():
+            self.buffers.append(self.schema.BufferT(data=np.frombuffer(text.encode(), np.uint8)))
+            metadata.append(self.schema.MetadataT(name=name, buffer=len(self.buffers) - 1))
         graph = self.schema.SubGraphT(
             tensors=self.tensors,
             inputs=np.array(entries, np.int32),
@@ -329,6 +390,7 @@ class _Writer:
             ],
             subgraphs=[graph],
             buffers=self.buffers,
+            metadata=metadata,
         )
         builder = import_module("flatbuffers").Builder(sum(map(_size, self.buffers)) + 2**14)
         builder.Finish(model.Pack(builder), _IDENTIFIER)
@@ -344,29 +406,30 @@ class _Writer:
 
     # ---- blocks, steps and kernels ------------------------------------------------------------
 
-    def block(self, value: int, config: BlockConfig) -> int:
+    def block(self, value: int, config: BlockConfig, path: str = "") -> int:
         """One block: main path, shortcut, sum."""
         recipe = recipe_of(config)
         shortcut = value
         for step in recipe.main:
-            value = self.step(value, step)
+            value = self.step(value, step, f"{path}.layers.{step.name}")
         if not recipe.residual:
             return value
         if recipe.shortcut is not None:
-            shortcut = self.convolution(shortcut, recipe.shortcut)
-        return self.sum([value, shortcut], recipe.activation)
+            layer = f"{path}.layers.{recipe.shortcut.name}"
+            shortcut = self.convolution(shortcut, recipe.shortcut, layer)
+        return self.sum([value, shortcut], recipe.activation, f"{path}.join")
 
-    def step(self, value: int, step: Step) -> int:
+    def step(self, value: int, step: Step, path: str = "") -> int:
         """One step of a main path."""
         match step:
             case ConvStep():
-                return self.convolution(value, step)
+                return self.convolution(value, step, path)
             case SqueezeExciteStep():
-                return self.squeeze_excite(value, step)
+                return self.squeeze_excite(value, step, path)
             case PoolStep():
-                return self.pool(value)
+                return self.pool(value, path)
             case LinearStep():
-                return self.linear(value, step)
+                return self.linear(value, step, path)
 
     def kernel(self, values: list[int], kernel: RuntimeKernel) -> int:
         """One runtime kernel with the activation that TFLite fuses into it."""
@@ -387,18 +450,53 @@ class _Writer:
         shape = (k.cin, k.cout, k.kernel_size, k.stride, k.type == "dwconv")
         return self.convolution(value, ConvStep("conv", *shape, activation=k.activation))
 
-    def parameters(
-        self, value: int, shape: tuple[int, ...], fan_in: int, axis: int = 0
-    ) -> list[int]:
-        """Weights with a scale per output channel, on `axis`, and the bias."""
-        scales = np.full(shape[axis], 2 / 127 / np.sqrt(fan_in))
-        weight = self.rng.integers(-127, 128, shape, np.int8)
-        bias = self.rng.integers(-1000, 1000, shape[axis], np.int32)
-        # TFLite refuses a bias whose scale is not input scale x weight scale.
-        bias_scales = scales * self.tensors[value].quantization.scale[0]
-        return [self.constant(weight, scales, axis=axis), self.constant(bias, bias_scales)]
+    def values(
+        self, value: int, shape: tuple[int, ...], path: str = "", shift: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Weights and bias of the layer at a path, in torch's order of dimensions.
 
-    def convolution(self, value: int, step: ConvStep) -> int:
+        Parameters
+        ----------
+        value : what the layer is applied to
+        shape : of the weights, (cout, ...)
+        path : the layer
+        shift : what the bias has on top of the layer's own; made-up ones are shifted anyhow
+
+        Returns
+        -------
+        int8 of `shape`, scales (cout,), and int32 (cout,) in units of input scale times scale; or
+        floats, None and floats
+        """
+        cout, fan_in = shape[0], int(np.prod(shape[1:]))
+        scales = np.full(cout, 2 / 127 / np.sqrt(fan_in))
+        weight = self.rng.integers(-127, 128, shape, np.int8)
+        return weight, scales, self.rng.integers(-1000, 1000, cout, np.int32)
+
+    def parameters(
+        self,
+        value: int,
+        shape: tuple[int, ...],
+        path: str = "",
+        *,
+        depthwise: bool = False,
+        shift: float = 0.0,
+    ) -> list[int]:
+        """Weights in TFLite's order, with a scale per output channel, and the bias."""
+        weight, scales, bias = self.values(value, shape, path, shift)
+        order = (_DEPTHWISE_ORDER if depthwise else _DENSE_ORDER)[len(shape)]
+        weight = weight.transpose(order)
+        if scales is None:
+            return [self.constant(weight), self.constant(bias)]
+        limits = self.ranges[value]
+        assert limits is not None
+        # TFLite refuses a bias whose scale is not input scale x weight scale.
+        bias_scales = scales * limits[0]
+        return [
+            self.constant(weight, scales, axis=order.index(0)),
+            self.constant(bias, bias_scales),
+        ]
+
+    def convolution(self, value: int, step: ConvStep, path: str = "") -> int:
         """Convolution with bias and its activation."""
         k, stride, hw = step.kernel_size, step.stride, self.hw(value)
         # The converter writes VALID where there is nothing to pad.
@@ -411,28 +509,38 @@ class _Writer:
             "strideW": stride,
         }
         # On one channel every convolution is depthwise, and the converter writes it so.
-        if step.depthwise or step.cin == 1:
-            name, options["depthMultiplier"] = "DEPTHWISE_CONV_2D", step.cout // step.cin
-            parameters = self.parameters(value, (1, k, k, step.cout), k * k, axis=3)
-        else:
-            name = "CONV_2D"
-            parameters = self.parameters(value, (step.cout, k, k, step.cin), k * k * step.cin)
-        shape = (1, *[-(-hw // stride)] * 2, step.cout)
-        return self.fused(name, [value, *parameters], shape, step.activation, options)
+        depthwise = step.depthwise or step.cin == 1
+        if depthwise:
+            options["depthMultiplier"] = step.cout // step.cin
+        parameters = self.parameters(
+            value,
+            (step.cout, 1 if depthwise else step.cin, k, k),
+            path,
+            depthwise=depthwise,
+            shift=_HSIGMOID_SHIFT if step.activation == "hsigmoid" else 0.0,
+        )
+        return self.fused(
+            "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
+            [value, *parameters],
+            (1, *[-(-hw // stride)] * 2, step.cout),
+            step.activation,
+            options,
+            f"{path}.activations.{step.activation}",
+        )
 
     def pad(self, value: int, pixels: int) -> int:
         """Zeros on all four sides."""
-        hw, quantization = self.hw(value) + 2 * pixels, self.tensors[value].quantization
-        limits = (float(quantization.scale[0]), int(quantization.zeroPoint[0]))
+        hw = self.hw(value) + 2 * pixels
         widths = self.integers([[0, 0], [pixels, pixels], [pixels, pixels], [0, 0]])
-        return self.operator("PAD", [value, widths], (1, hw, hw, self.channels(value)), limits)
+        shape = (1, hw, hw, self.channels(value))
+        return self.operator("PAD", [value, widths], shape, self.ranges[value])
 
-    def sum(self, values: list[int], activation: str) -> int:
+    def sum(self, values: list[int], activation: str, path: str = "") -> int:
         """Sum and its activation."""
         if activation not in ("none", *_AFTER_SUM):
             raise _unknown(f"add+{activation}")
         shape = tuple(self.tensors[values[0]].shape)
-        return self.fused("ADD", values, shape, activation, {})
+        return self.fused("ADD", values, shape, activation, {}, path)
 
     def fused(
         self,
@@ -441,45 +549,59 @@ class _Writer:
         shape: Sequence[int],
         activation: str,
         options: dict[str, object],
+        path: str = "",
     ) -> int:
         """An operator, the activation that it takes in, and the operators of one that it cannot."""
         inner = "relu6" if activation == "hsigmoid" else activation
         options["fusedActivationFunction"] = getattr(
             self.schema.ActivationFunctionType, _FUSED.get(inner, "NONE")
         )
-        limits = _POSITIVE if inner in ("relu", "relu6") else _SIGNED
-        return self.activated(self.operator(name, inputs, shape, limits, **options), activation)
+        if inner != activation:
+            limits = self.demanded(HARD_SIGMOID, _POSITIVE)
+        else:
+            usual = _POSITIVE if inner in ("relu", "relu6") else SIGNED
+            limits = self.limits(f"{path}.{'after' if inner in _FUSED else 'before'}", usual)
+        return self.activated(
+            self.operator(name, inputs, shape, limits, **options), activation, path
+        )
 
-    def activated(self, value: int, activation: str) -> int:
+    def activated(self, value: int, activation: str, path: str = "") -> int:
         """The operators of an activation that is not fused."""
-        shape = tuple(self.tensors[value].shape)
+        shape, after = tuple(self.tensors[value].shape), f"{path}.after"
         match activation:
             case "swish":
-                gate = self.operator("LOGISTIC", [value], shape, _UNIT)
-                return self.operator("MUL", [value, gate], shape, _SIGNED)
+                gate = self.operator("LOGISTIC", [value], shape, self.demanded(LOGISTIC, _UNIT))
+                return self.operator("MUL", [value, gate], shape, self.limits(after, SIGNED))
             case "hswish":
-                return self.operator("HARD_SWISH", [value], shape, _SIGNED)
+                return self.operator("HARD_SWISH", [value], shape, self.limits(after, SIGNED))
             case "hsigmoid":
-                sixth = self.constant(np.array(127, np.int8), np.array([1 / 6 / 255]), zero=-128)
-                return self.operator("MUL", [value, sixth], shape, _UNIT)
+                limits = self.limits(after, _UNIT)
+                return self.operator("MUL", [value, self.sixth(value)], shape, limits)
         return value
 
-    def pool(self, value: int) -> int:
+    def sixth(self, value: int) -> int:
+        """1/6, to multiply a tensor with."""
+        if self.ranges[value] is None:
+            return self.constant(np.array(1 / 6, np.float32))
+        return self.constant(np.array(127, np.int8), np.array([1 / 6 / 255]), zero=-128)
+
+    def pool(self, value: int, path: str = "") -> int:
         """Global average pool to (1, 1, 1, channels)."""
-        shape = (1, 1, 1, self.channels(value))
-        return self.operator("MEAN", [value, self.integers([1, 2])], shape, _SIGNED, keepDims=True)
+        shape, limits = (1, 1, 1, self.channels(value)), self.limits(f"{path}.pooled", SIGNED)
+        return self.operator("MEAN", [value, self.integers([1, 2])], shape, limits, keepDims=True)
 
-    def squeeze_excite(self, value: int, step: SqueezeExciteStep) -> int:
+    def squeeze_excite(self, value: int, step: SqueezeExciteStep, path: str = "") -> int:
         """Global pool, two 1x1 convolutions, product."""
-        gate = self.pool(value)
+        gate = self.pool(value, path)
         for convolution in step.convs:
-            gate = self.convolution(gate, convolution)
-        return self.operator("MUL", [value, gate], tuple(self.tensors[value].shape), _SIGNED)
+            gate = self.convolution(gate, convolution, f"{path}.{convolution.name}")
+        limits = self.limits(f"{path}.product", SIGNED)
+        return self.operator("MUL", [value, gate], tuple(self.tensors[value].shape), limits)
 
-    def linear(self, value: int, step: LinearStep) -> int:
+    def linear(self, value: int, step: LinearStep, path: str = "") -> int:
         """Fully connected layer on (1, 1, 1, cin) to (1, cout)."""
-        parameters = self.parameters(value, (step.cout, step.cin), step.cin)
-        return self.operator("FULLY_CONNECTED", [value, *parameters], (1, step.cout), _SIGNED)
+        parameters = self.parameters(value, (step.cout, step.cin), path)
+        return self.operator("FULLY_CONNECTED", [value, *parameters], (1, step.cout), SIGNED)
 
 
 def _size(buffer: Any) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import LUTError
 from ..hyperspace import BlockChoice, Hyperspace, PlacedBlock, SpaceCode, place
+from ..latency.line import network_line
 
 
 class LatencyModel(Protocol):
@@ -34,10 +35,18 @@ class LatencyModel(Protocol):
         """Latency of each list of blocks, without the per-network constant."""
         ...
 
+    def network_of_sum(self, sum_ms: np.ndarray) -> np.ndarray:
+        """Latency of whole networks from the sums of their blocks, shape (n,)."""
+        return sum_ms + self.network_overhead_ms
+
+    def network_ms(self, chains: Sequence[Sequence[PlacedBlock]]) -> np.ndarray:
+        """Latency of each list of blocks that is a whole network."""
+        return self.network_of_sum(self.chain_ms(chains))
+
 
 @dataclass(frozen=True)
 class OtherStages:
-    """Latency of what a LUT has no rows for: stem, head and the network's constant.
+    """Latency of what a LUT has no rows for: stem, head and a constant of all networks.
 
     Attributes
     ----------
@@ -49,8 +58,18 @@ class OtherStages:
     source: str
 
     @classmethod
-    def predicted(cls, hyperspace: Hyperspace, device: LatencyModel) -> OtherStages:
+    def predicted(
+        cls,
+        hyperspace: Hyperspace,
+        device: LatencyModel,
+        line: tuple[float, float] | None = None,
+    ) -> OtherStages:
         """By a latency predictor; stem and head of the smallest subnet, as the paper's code does.
+
+        Parameters
+        ----------
+        hyperspace, device : whose stem and head, and where
+        line : `network_line` of the two, where it is known already
 
         Raises
         ------
@@ -59,7 +78,8 @@ class OtherStages:
         """
         resolutions = hyperspace.distill_resolutions
         chains = [_other_blocks(hyperspace, resolution) for resolution in resolutions]
-        latencies = device.chain_ms(chains) + device.network_overhead_ms
+        slope, constant_ms = line or network_line(hyperspace, device)
+        latencies = slope * device.chain_ms(chains) + constant_ms
         return cls(
             {str(r): float(ms) for r, ms in zip(resolutions, latencies, strict=True)},
             f"latency predictor {device.name} ({device.fingerprint})",

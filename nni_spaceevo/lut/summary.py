@@ -18,7 +18,7 @@ def format_lut(lut: QuantizedLUT) -> str:
         "teacher": header.teacher,
         "made with": header.made_with,
         "device": f"{header.device} ({header.device_fingerprint})" if not unpriced else "unpriced",
-        "stem and head": f"{other}; {header.other_ms_source}" if other else "",
+        "stem, head, constant": f"{other}; {header.other_ms_source}" if other else "",
         "rows": f"{len(lut)}, {_subnets(lut)}" if not unpriced else str(len(lut)),
         "losses": verdict(errors) if errors else "with unknown errors",
     }

@@ -32,6 +32,7 @@ from ..hyperspace import (
     mparams,
     presets,
 )
+from ..latency.line import network_line
 from .pricing import LatencyModel, OtherStages, RowBlocks
 
 SCHEMA = 3
@@ -197,7 +198,8 @@ class QuantizedLUT:
 
     def priced(self, device: LatencyModel) -> QuantizedLUT:
         """The same losses with the latencies of a device."""
-        other = OtherStages.predicted(self.hyperspace, device)
+        line = slope, _ = network_line(self.hyperspace, device)
+        other = OtherStages.predicted(self.hyperspace, device, line)
         header = msgspec.structs.replace(
             self.header,
             device=device.name,
@@ -206,7 +208,7 @@ class QuantizedLUT:
             other_ms_source=other.source,
         )
         chains = RowBlocks.of(self.hyperspace, self.columns).chains()
-        latency = np.asarray(device.chain_ms(chains), _COLUMNS["latency_ms"])
+        latency = np.asarray(slope * device.chain_ms(chains), _COLUMNS["latency_ms"])
         return replace(self, header=header, columns={**self.columns, "latency_ms": latency})
 
     # ---- reading rows -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import parallel
 from ..hyperspace import ConvStep, LinearStep, PoolStep, SqueezeExciteStep, Step
-from ..quant import ActivationQuantizer, Quantizer, WeightQuantizer
+from ..quant import ActivationQuantizer, Quantizer, WeightQuantizer, quantized_activation
 
 FOLDED = ("none", "relu", "relu6")
 _FUNCTIONS = {
@@ -44,10 +44,17 @@ class QuantizedActivation(nn.Module):
             self.before = ActivationQuantizer(unsigned=False)
         if activation == "swish":
             self.gate = ActivationQuantizer(unsigned=True)
-        self.after = ActivationQuantizer(unsigned=activation in ("relu", "relu6", "hsigmoid"))
+        self.after = ActivationQuantizer(
+            unsigned=activation in ("relu", "relu6", "hsigmoid"),
+            most=6 if activation == "relu6" else None,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Activated and fake-quantized `x`, same shape."""
+        before = getattr(self, "before", None)
+        fused = quantized_activation(x, self.activation, self.after, before)
+        if fused is not None:
+            return fused
         if self.activation not in FOLDED:
             x = self.before(x)
         if self.activation == "swish":
@@ -210,9 +217,4 @@ def copy_quantizers(source: nn.Module, target: nn.Module) -> None:
     found = {p: m for p, m in source.named_modules() if isinstance(m, Quantizer)}
     for path, quantizer in target.named_modules():
         if isinstance(quantizer, Quantizer):
-            twin = found[path]
-            quantizer.log_scale.data.copy_(twin.log_scale[: len(quantizer.log_scale)])
-            quantizer.initialized.copy_(twin.initialized)
-            quantizer.enabled = twin.enabled
-            if isinstance(quantizer, ActivationQuantizer):
-                quantizer.zero_point.data.copy_(twin.zero_point)  # type: ignore[arg-type]
+            quantizer.take_range(found[path])

@@ -50,5 +50,4 @@ class LatencyProfiler(Profiler):
             A kernel that the predictor has no regressor for.
         """
         self.model_space.validate(sample)
-        chain = list(self.blocks_of(sample))
-        return float(self.latency.chain_ms([chain])[0]) + self.latency.network_overhead_ms
+        return float(self.latency.network_ms([list(self.blocks_of(sample))])[0])

@@ -18,8 +18,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from numpy.random import RandomState
 from torch import Tensor
 
-from ..hyperspace import PlacedBlock, SpaceCode, SubnetCode, place
-from ..supernet.choices import SubnetChoices
+from ..hyperspace import PlacedBlock, SpaceCode, SubnetChoices, SubnetCode, place
 from ..supernet.model import Subnet, Supernet
 from ..supernet.weights import load_supernet, load_weights
 from .model_space import HyperspaceSource, as_hyperspace, portable
@@ -105,8 +104,7 @@ class SubnetModelSpace(ModelSpace, BaseSuperNetModule):
     def blocks_of(self, sample: Sample) -> Sequence[PlacedBlock]:
         """The blocks of a sample's subnet on its resolution, as `LatencyProfiler` prices them."""
         subnet, h = self.choices.subnet(sample), self.supernet.hyperspace
-        stages = h.subnet_blocks(self.supernet.space, subnet)
-        return place([block for _, blocks in stages for block in blocks], subnet.resolution)
+        return place(h.all_blocks(self.supernet.space, subnet), subnet.resolution)
 
     # ---- the supernet, as NNI's one-shot strategies run it ------------------------------------
 

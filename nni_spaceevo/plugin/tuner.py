@@ -81,7 +81,7 @@ class SpaceEvoTuner(GuardedTuner):
             population_size=args.population_size,
             sample_size=args.sample_size,
             evolve=args.evolve,
-            seed=self.job.config.seed if args.seed is None else args.seed,
+            seed=self.job.seed(args.seed),
         )
         check_trial_python(experiment.get("trialCommand", ""))
         if port := seam.manager_port():

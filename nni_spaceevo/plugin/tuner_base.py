@@ -47,12 +47,7 @@ class GuardedTuner(Tuner, abc.ABC):
             self._set_up(class_args)
         except SpaceEvoError as error:
             print_error(error)
-            if not sys.stderr.isatty():
-                name = seam.experiment_id()
-                seam.tell_terminal(
-                    f"SpaceEvo: experiment {name} cannot start: {error}\n"
-                    f"SpaceEvo: `nnictl stop {name}` clears it away"
-                )
+            tell_no_start(error)
             raise
 
     @abc.abstractmethod
@@ -147,6 +142,16 @@ def print_error(error: object) -> None:
     """Say what is wrong where `experiment.create` and `follow` find it."""
     # NNI keeps it in log/nnictl_stderr.log.
     print(f"SpaceEvo: {error}", file=sys.stderr, flush=True)
+
+
+def tell_no_start(error: object) -> None:
+    """Say on the user's terminal that the experiment cannot start, and why."""
+    if not sys.stderr.isatty():
+        name = seam.experiment_id()
+        seam.tell_terminal(
+            f"SpaceEvo: experiment {name} cannot start: {error}\n"
+            f"SpaceEvo: `nnictl stop {name}` clears it away"
+        )
 
 
 def last_words(trial: seam.Trial | None) -> str:

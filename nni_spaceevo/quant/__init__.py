@@ -1,6 +1,6 @@
 """LSQ+ quantizers with integer zero points, and precision as a value."""
 
-from .lsq import ActivationQuantizer, Quantizer, WeightQuantizer
+from .lsq import ActivationQuantizer, Quantizer, WeightQuantizer, quantized_activation
 from .precision import FP32, INT8, Precision, set_precision, uninitialized, until_initialized
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Precision",
     "Quantizer",
     "WeightQuantizer",
+    "quantized_activation",
     "set_precision",
     "uninitialized",
     "until_initialized",

@@ -38,7 +38,7 @@ def uninitialized(module: nn.Module) -> list[str]:
     return [
         path
         for path, child in module.named_modules()
-        if isinstance(child, Quantizer) and not child.initialized
+        if isinstance(child, Quantizer) and not child.has_range
     ]
 
 

@@ -33,7 +33,8 @@ def _picture(found: Bench) -> bytes:
             axes.plot(timing.median_ms, y, "o", color=_MEDIAN)
             if timing.predicted_ms is not None:
                 axes.plot(timing.predicted_ms, y, "D", color=_PREDICTED, fillstyle="none")
-        names = [_name(timing) for timing in reversed(found.files)]
+        several = len({timing.runtime for timing in found.files}) > 1
+        names = [_name(timing, several) for timing in reversed(found.files)]
         axes.set_yticks(np.arange(len(names)), names)
         axes.set_xlim(left=0)
         axes.set_xlabel("ms: 80 % of the runs and their median; diamonds are predictions")
@@ -41,6 +42,7 @@ def _picture(found: Bench) -> bytes:
     return buffer.getvalue()
 
 
-def _name(timing: FileTiming) -> str:
+def _name(timing: FileTiming, with_runtime: bool) -> str:
+    runtime = f", {timing.runtime.split()[0]}" if with_runtime else ""
     accurate = "" if timing.accuracy is None else f", {timing.accuracy:.1%}"
-    return Path(timing.file).stem + accurate
+    return Path(timing.file).stem + runtime + accurate

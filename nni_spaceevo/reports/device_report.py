@@ -496,8 +496,14 @@ def _noise(noise: dict[str, Any]) -> str:
 
 def _calibration(int8: LatencyPredictor) -> Html:
     c = int8.calibration
+    shares = zip(c.sums_us, c.shares, strict=True)
     rows = [
-        ("scale", f"{c.scale:.3f}", "kernels inside a network find colder caches than alone"),
+        (
+            "scale",
+            ", ".join(f"{kind} {scale:.2f}" for kind, scale in c.scales.items())
+            or f"{c.scale:.3f}",
+            "kernels inside a network find colder caches than alone",
+        ),
         ("per operator", f"{c.node_us:.2f} µs", "what starting an operator costs on top"),
         (
             "per MB of weights",
@@ -508,6 +514,11 @@ def _calibration(int8: LatencyPredictor) -> Html:
             "constant",
             f"{c.constant_us:.1f} µs",
             "of every run: the call, quantizing the input, the output's way back",
+        ),
+        (
+            "share",
+            ", ".join(f"{100 * s:.0f} % of {us / 1e3:.3g} ms" for us, s in shares),
+            "of that sum which a network costs: less where much of it stays in the caches",
         ),
     ]
     return table(("term", "value", "meaning"), [(n, v, _text(m)) for n, v, m in rows])

@@ -271,7 +271,7 @@ def _pictures(*pictures: Html) -> Html:
 def _stages(study: SpaceStudy) -> Html:
     headers = ["stage", "block type", "widths to choose from"]
     rows = [[s.stage, s.block_type, _widths(s)] for s in study.stages]
-    rows += [["stem and head", "", ""], ["whole subnet", "", ""]]
+    rows += [["stem, head, constant", "", ""], ["whole subnet", "", ""]]
     for subnet in study.subnets:
         headers += [f"T = {subnet.constraint_ms:g}: ms", "loss"]
         ms = [*subnet.stage_ms, subnet.other_ms, subnet.latency_ms]
@@ -450,7 +450,7 @@ def _sources(study: SpaceStudy) -> Html:
         ("LUT", f"{study.lut_rows:,} rows ({study.lut_fingerprint})"),
         ("losses", f"against teacher {lut.teacher}"),
         ("latencies", f"{lut.device} ({lut.device_fingerprint})"),
-        ("stem and head", f"{other}; {lut.other_ms_source}"),
+        ("stem, head, constant", f"{other}; {lut.other_ms_source}"),
     ]
     text = "The figures of this page are in report.json beside it."
     return join(tag("h2", "Where the figures come from"), facts(rows), paragraph(text))

@@ -54,7 +54,7 @@ class SupernetConfig(Record, frozen=True):
     momentum : of SGD
     gradient_limit : largest absolute value of a gradient's element
     recalibration_batches : batches of training images that BatchNorm's statistics are taken from
-        before each evaluation
+        before each evaluation; all of them, where there are fewer
     evaluate_every : epochs between evaluations; the last epoch of a phase is always evaluated
     evaluated_subnets : random subnets, always the same, that are evaluated besides the largest and
         the smallest

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..errors import ConfigError
 from ..hyperspace import SubnetCode
@@ -63,8 +64,12 @@ def calibrated_subnet(
 
 
 @torch.no_grad()
-def evaluate(subnet: Subnet, data: LabelledImages) -> Evaluation:
-    """Run a subnet, in evaluation mode, on all held-out images.
+def evaluate(subnet: Subnet, data: LabelledImages, which: Tensor | None = None) -> Evaluation:
+    """Run a subnet, in evaluation mode, on held-out images.
+
+    Parameters
+    ----------
+    which : numbers of the images (n,), at least one; all by default
 
     Raises
     ------
@@ -76,10 +81,12 @@ def evaluate(subnet: Subnet, data: LabelledImages) -> Evaluation:
     subnet.eval()
     device = next(subnet.parameters()).device
     right, loss = 0, 0.0
-    for images, wanted in held_out_batches(data, subnet.code.resolution, _BATCH):
+    batches = held_out_batches(data, subnet.code.resolution, _BATCH, which=which)
+    for images, wanted in batches:
         assert wanted is not None
         labels = wanted.to(device)
         logits = subnet(images.to(device))
         right += int((logits.argmax(1) == labels).sum())
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    return Evaluation(right / data.test_size, loss / data.test_size)
+    count = data.test_size if which is None else len(which)
+    return Evaluation(right / count, loss / count)

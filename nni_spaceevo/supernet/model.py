@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..device import channels_last
 from ..errors import ConfigError
-from ..hyperspace import ElasticStage, Hyperspace, SpaceCode, SubnetCode
+from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
 from ..network import StageNet, StaticNetwork
 from ..network.layers import copy_quantizers
 from ..quant import ActivationQuantizer, Quantizer
@@ -37,7 +37,7 @@ class Supernet(nn.Module):
         self.hyperspace, self.space = hyperspace, hyperspace.space(space)
         self.image = ActivationQuantizer(unsigned=False)
         self.stages = nn.ModuleDict()
-        head = _head(hyperspace)
+        head = hyperspace.head_stages
         self._head = tuple(elastic.largest() for elastic in head)
         widths: tuple[int, ...] = (hyperspace.in_channels,)
         for elastic in (*hyperspace.elastic_stages(self.space), *head):
@@ -150,12 +150,3 @@ def check_resolutions(hyperspace: Hyperspace) -> None:
                 f"hyperspace {hyperspace.name!r}: resolution {resolution} does not fit the total "
                 f"stride {total} of its stages; expected a multiple of {divisor}"
             )
-
-
-def _head(hyperspace: Hyperspace) -> list[ElasticStage]:
-    """The fixed stages at the end, as elastic ones without a choice."""
-    fixed = []
-    for stage in hyperspace.head:
-        assert stage.block is not None
-        fixed.append(ElasticStage(stage=stage, option=stage.block, widths=stage.widths))
-    return fixed

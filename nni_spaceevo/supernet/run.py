@@ -12,6 +12,7 @@ import torch
 from msgspec.structs import replace
 from tqdm import tqdm
 
+from ..device import keep_memory
 from ..errors import ConfigError
 from ..files import Record, convert, exclusive, plain
 from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
@@ -19,7 +20,7 @@ from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..parallel import ALONE, Ranks
 from ..quant import FP32, INT8, Precision, set_precision
 from .config import SupernetConfig
-from .data import LabelledImages, shuffled_batches
+from .data import LabelledImages, check_labels, shuffled_batches
 from .evaluation import calibrated_subnet, evaluate
 from .model import Supernet
 from .trainer import SupernetTrainer
@@ -98,8 +99,8 @@ class SupernetRun:
     Raises
     ------
     ConfigError
-        The images have no labels, a resolution does not fit the hyperspace's strides, or there are
-        more processes than images in a batch.
+        The images have no labels, or none of a class; a resolution does not fit the hyperspace's
+        strides; or there are more processes than images in a batch.
     CheckpointError
         The checkpoint is damaged, or of another space, other settings or other images.
     """
@@ -118,6 +119,9 @@ class SupernetRun:
     ) -> None:
         if data.train_labels is None or data.test_labels is None:
             raise ConfigError("supernet: the images have no labels to train with")
+        classes = hyperspace.stages[-1].widths[-1]
+        check_labels(data.train_labels, classes, "images to train on")
+        check_labels(data.test_labels, classes, "held-out images")
         if min(data.train_size, config.batch_size) < ranks.size:
             raise ConfigError(
                 f"supernet: {ranks.size} processes for {data.train_size} images in batches of "
@@ -175,6 +179,7 @@ class SupernetRun:
         LockedError
             Another process is training it.
         """
+        keep_memory()
         ranks = self.trainer.ranks
         ranks.require_same(f"{self.made_for} {self.epochs} {self._steps}", str(self.path))
         with exclusive(self.path) if ranks.is_first else nullcontext():

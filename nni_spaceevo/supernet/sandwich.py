@@ -121,11 +121,16 @@ def sandwich_gradients(
     loss = F.cross_entropy(
         teacher, labels, label_smoothing=config.label_smoothing, reduction="none"
     )
-    losses = [_learn(loss, largest, backward)]
+    losses = [_learn(loss, backward)]
     for code in others:
         loss = distillation_loss(supernet(images, code), teacher, config)
-        losses.append(_learn(loss, code, backward))
-    return losses
+        losses.append(_learn(loss, backward))
+    # All at once: a GPU has to be waited for to read a number.
+    values: list[float] = torch.stack(losses).tolist()
+    for code, value in zip(plan.subnets, values, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(f"loss of subnet {code} is {value}")
+    return values
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, config: SupernetConfig) -> Tensor:
@@ -144,11 +149,8 @@ def dropped_out(features: Tensor, share: float, plan: StepPlan) -> Tensor:
     return features * kept[:, :, None, None] / (1 - share)
 
 
-def _learn(losses: Tensor, code: SubnetCode, backward: Backward) -> float:
+def _learn(losses: Tensor, backward: Backward) -> Tensor:
     """Make gradients of the mean loss of the whole batch; returns this process's part of it."""
     loss = losses.sum() / parallel.elements(losses)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise TrainingError(f"loss of subnet {code} is {value}")
     backward(loss)
-    return value
+    return loss.detach()

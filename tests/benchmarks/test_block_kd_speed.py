@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,23 +124,61 @@ def test_the_table_has_every_step_and_the_whole_recipe(speed):
     assert whole == "| resnet | all epochs | | | | 2.3x | 8.0x | |"
 
 
-def test_hours_are_all_steps_of_all_stages_and_block_types(speed, small, teacher, monkeypatch):
+def test_steps_are_counted_while_the_other_processes_do_theirs(speed, small, teacher, monkeypatch):
     monkeypatch.setattr(speed, "new_teacher", lambda setting: teacher)
-    own_order = []
+    barrier = Meeting()
+    monkeypatch.setattr(speed, "_barriers", [barrier])
+    numbers = []
 
     class Quick:
+        ordered = False
+
         def use_own_order(self):
-            own_order.append(self)
+            self.ordered = True
 
         def __call__(self, rng):
-            assert self in own_order
+            assert self.ordered
+            numbers.append((barrier.met, rng.integers(2**31)))
+            time.sleep(0.02)
 
     monkeypatch.setattr(speed, "new_step", lambda *a: Quick())
-    monkeypatch.setattr(speed, "seconds", lambda found, repeats: {"package": [0.1, 0.5, 0.2]})
-    result = speed.projection(small, 3)
+    rows = speed._steps_of_block(small, "resnet", 0.1)
+    assert [row["stage"] for row in rows] == [s.name for s in small.hyperspace.searchable]
+    assert all(0.02 <= row[f"{p}_step_s"] < 2 for row in rows for p in ("fp32", "int8"))
+    # Before they meet, each draw once; the same are counted then.
+    before, counted = ([draw for met, draw in numbers if met == when] for when in (0, 1))
+    assert len(before) == len(set(before)) == speed.DRAWS
+    assert set(counted) == set(before) and len(counted) > speed.DRAWS
+
+
+class Meeting:
+    """A barrier of one."""
+
+    met = 0
+
+    def wait(self, patience):
+        assert patience > 0
+        self.met += 1
+
+
+def test_hours_are_those_of_all_steps_when_block_types_share_the_gpu(speed, small, monkeypatch):
+    def threads(count, context, initializer, initargs):
+        initializer(*initargs)
+        return ThreadPoolExecutor(count)
+
+    def steps(setting, block, window_s):
+        names = (stage.name for stage in setting.hyperspace.searchable)
+        return [{"stage": n, "block": block, "fp32_step_s": 0.1, "int8_step_s": 0.7} for n in names]
+
+    monkeypatch.setattr(speed, "_barriers", [])
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(speed, "_steps_of_block", steps)
+    result = speed.projection(small, 1.0)
     assert len(result["of"]) == 36
+    assert result["at_a_time"] == speed._barriers[0].parties == 6
     batches = -(-1_281_167 // 3)
-    assert result["hours"] == pytest.approx(36 * 6 * batches * 0.2 / 3600, rel=1e-3)
+    hours = 36 / 6 * batches * (5 * 0.1 + 0.7) / 3600
+    assert result["hours"] == pytest.approx(hours, rel=1e-3)
 
 
 def test_the_picture_is_one(speed, tmp_path):

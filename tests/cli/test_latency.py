@@ -1,9 +1,19 @@
 """The verbs about latency: `predict`, `predictor` and `device-report`."""
 
+import msgspec
+
 from nni_spaceevo.cli import main
+from nni_spaceevo.cli.latency import PROFILE_OPTIONS
+from nni_spaceevo.latency.profile import ProfileOptions
 
 ONNXW = "onnxw-151122-023231"
 PREDICTOR = "x86_vnni_ort_int8"
+
+
+def test_the_help_names_the_defaults_of_profiling():
+    defaults = msgspec.structs.asdict(ProfileOptions())
+    for name, what in PROFILE_OPTIONS.items():
+        assert what.endswith(f"default: {defaults[name]}"), name
 
 
 def test_predict_prints_the_ends_of_a_space(job, capsys):

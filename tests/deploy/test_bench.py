@@ -53,7 +53,7 @@ def test_larger_files_take_longer_and_everything_is_kept(tmp_path: Path) -> None
 def test_a_ratio_is_the_median_over_rounds_that_both_saw() -> None:
     # The machine was slow in the second round.
     rows = ((1.0, 9.0, 1.0), (2.0, 18.0, 2.2))
-    a, b = (FileTiming("f", 1.0, r[0], r[0], r[1], r) for r in rows)
+    a, b = (FileTiming("f", "onnxruntime 1", 1.0, r[0], r[0], r[1], r) for r in rows)
     assert b.ratio_to(a) == 2.0
 
 
@@ -68,3 +68,22 @@ def test_what_cannot_be_timed_is_refused_by_name(tmp_path: Path) -> None:
     open_size = product(tmp_path / "open.onnx", 8, ["n", "m", 8])
     with pytest.raises(ConfigError, match=r"open\.onnx: input 'x' is .*expected floats of fixed"):
         time_files([open_size])
+    with pytest.raises(ConfigError, match="runtimes toaster; expected some of onnxruntime, openv"):
+        time_files([fine], runtimes=["toaster"])
+
+
+def test_an_onnx_file_has_its_turn_under_each_runtime(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="an optional runtime")
+    one, any_number = (
+        product(tmp_path / f"{name}.onnx", 8, shape)
+        for name, shape in (("one", [1, 8]), ("any", ["n", 8]))
+    )
+    found = time_files([one, any_number], rounds=2, runtimes=["onnxruntime", "openvino"])
+    assert [Path(f.file).name for f in found.files] == ["one.onnx"] * 2 + ["any.onnx"] * 2
+    names = [f.runtime.split()[0] for f in found.files]
+    assert names == ["onnxruntime", "openvino"] * 2
+    assert all(f.runtime in found.machine.runtime and f.median_ms > 0 for f in found.files)
+    assert found.machine.network_options["openvino INFERENCE_PRECISION_HINT"] == "f32"
+    assert "| onnxruntime " in found.table()
+    with pytest.raises(DeviceError, match=r"none\.onnx: OpenVINO cannot read it"):
+        time_files([tmp_path / "none.onnx"], runtimes=["openvino"])

@@ -18,7 +18,7 @@ from nni_spaceevo.hyperspace import SubnetCode
 from nni_spaceevo.latency.devices.onnx_runtime import optimized
 from nni_spaceevo.latency.graph import Precision
 from nni_spaceevo.network.layers import ConvLayer
-from nni_spaceevo.quant import FP32, INT8, set_precision
+from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, set_precision
 from nni_spaceevo.supernet.model import Subnet, Supernet
 from nni_spaceevo.supernet.recalibration import recalibrate
 
@@ -87,6 +87,19 @@ def test_convolutions_products_and_sums_run_in_integers(name: str) -> None:
     assert found["QGemm"] == written["Gemm"] == 1
     assert found["QLinearAdd"] == written["Add"]
     assert not {"Conv", "FusedConv", "Gemm", "FusedGemm", "Add"} & found.keys()
+
+
+@each_option
+def test_so_they_do_whatever_ranges_were_learned(name: str) -> None:
+    hyperspace = tiny_hyperspace(OPTIONS[name])
+    supernet = used_supernet(hyperspace, uniform(hyperspace), INT8)
+    for module in supernet.modules():
+        if isinstance(module, ActivationQuantizer):
+            # Beyond the 6 of a ReLU6, which ONNX Runtime then would not fold into its convolution.
+            module.log_scale.data += 4
+    model = exported(supernet.extract(supernet.largest), supernet, "int8")
+    found = Counter(node.op_type for node in optimized(model).graph.node)
+    assert not {"Conv", "FusedConv", "Clip", "Gemm", "FusedGemm", "Add"} & found.keys()
 
 
 def test_one_image_at_a_time_unless_any_number_is_asked_for(tmp_path: Path) -> None:

@@ -107,13 +107,17 @@ def test_a_process_killed_with_9_is_continued_to_the_same_bits(finished, small, 
     """Killed after one epoch, between the phases, and in the second; a cache may be too small."""
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(tests), cache_gb]
+    ends = []
     for epoch, delay in ((0, 0.2), (1, 0.0), (2, 0.3)):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        while process.stdout.readline().strip() != str(epoch):
-            assert process.poll() is None
+        # How far it gets within a delay is up to the machine; without a line it is at its end.
+        while (line := process.stdout.readline()) and int(line) < epoch:
+            pass
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        ends.append(process.wait())
+    assert -signal.SIGKILL in ends
+    assert set(ends) <= {-signal.SIGKILL, 0}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert equal(weights(small.run(tmp_path).run()), finished[2])
 

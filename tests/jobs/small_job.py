@@ -18,6 +18,11 @@ SUPERNET = {
     "recalibration_batches": 1,
     "evaluated_subnets": 1,
 }
+# Of a search of its subnets.
+SUBNETS = {
+    "evolution": {"population": 4, "mutations": 1, "crossovers": 1, "generations": 1},
+    "surrogate": {"first": 3, "rounds": 1, "candidates": 1},
+}
 
 
 def predictor_name() -> str:

@@ -17,7 +17,7 @@ from nni_spaceevo.jobs.bench import accuracy, predicted_ms
 from nni_spaceevo.jobs.distillation import images
 from nni_spaceevo.jobs.export import export_subnet
 from nni_spaceevo.jobs.job import Job
-from nni_spaceevo.jobs.prepare import prepared_predictor
+from nni_spaceevo.jobs.predictors import prepared_predictor
 
 from .small_job import SPACE
 
@@ -43,6 +43,27 @@ def test_files_are_measured_predicted_and_judged(
     assert floats.predicted_ms is None
     assert int8.predicted_ms == predicted_ms(job.hyperspace, paths[0], prepared_predictor(job))
     assert 0 < int8.predicted_ms < 100
+
+
+def test_runtimes_stand_side_by_side(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("ai_edge_litert", "openvino"):
+        pytest.importorskip(package, reason="an optional runtime")
+    paths = [tmp_path / f"subnet.{kind}" for kind in ("onnx", "tflite")]
+    reports = [export_subnet(job, "smallest", path, space=SPACE) for path in paths]
+    arguments = ["bench", *map(str, paths), "--rounds", "2", "--output", str(tmp_path)]
+    runtimes = ["--runtime", "onnxruntime", "openvino"]
+    assert main([*arguments, "--job", str(job.path), *runtimes]) == 0
+    assert "| ai-edge-litert " in capsys.readouterr().out
+    found = read_json(tmp_path / "bench.json", Bench).files
+    names = [f.runtime.split()[0] for f in found]
+    assert names == ["onnxruntime", "openvino", "ai-edge-litert"]
+    ort, openvino, tflite = (f.accuracy for f in found)
+    assert [ort, tflite] == [report.agreement.accuracy for report in reports]
+    assert ort is not None and openvino is not None and abs(ort - openvino) < 0.05
+    assert len({f.predicted_ms for f in found}) == 1
+    assert found[0].predicted_ms is not None
 
 
 def test_files_that_do_not_take_the_jobs_images_are_refused(job: Job, tmp_path: Path) -> None:

@@ -211,5 +211,5 @@ def test_where_it_is_done_makes_no_other_rows(folder):
     def made_with(**distill):
         return rows_folder(own_job(folder, distill=distill)).made_with
 
-    assert made_with(device="cpu", cache_gb=1) == made_with()
+    assert made_with(device="cpu", tasks_per_gpu=2, cache_gb=1) == made_with()
     assert made_with(mixed_precision=True) != made_with()

@@ -41,6 +41,16 @@ def test_each_process_has_a_number_of_its_own_and_goes_on_after_an_error(outcome
     assert len({pid for _, pid in done}) <= 3
 
 
+def local_rank(number):
+    """The number of the device that is the process's."""
+    time.sleep(0.5)
+    return os.environ["LOCAL_RANK"]
+
+
+def test_processes_share_devices_by_turns():
+    assert sorted(dict(in_workers(local_rank, range(4), 4, 2)).values()) == ["0", "0", "1", "1"]
+
+
 def test_what_failed_says_why(outcomes):
     assert isinstance(outcomes[1], ConfigError)
     assert str(outcomes[1]) == "one is odd"

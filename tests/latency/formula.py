@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from nni_spaceevo.latency import Calibration, LatencyPredictor, Lowering, Machine, Provenance
-from nni_spaceevo.latency.features import FloatArray, base_names
-from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.features import FloatArray
+from nni_spaceevo.latency.lowering import BLOCK, RuntimeKernel
 from nni_spaceevo.latency.predictor import FittedKernel
 from nni_spaceevo.latency.regressor import Regressor, Trees
 from nni_spaceevo.latency.report import error_statistics, network_statistics
+from nni_spaceevo.latency.views import view_of
 
 from .conftest import LOWERING, MACHINE
 
@@ -59,6 +60,10 @@ class FormulaPredictor(LatencyPredictor):
         return np.array([us(kernel) for kernel in kernels], float)
 
 
+def _unfitted(kind: str) -> Regressor:
+    return Regressor(kind, np.zeros(len(view_of(kind).base_names)), Trees.none())
+
+
 def formula_predictor(
     precision: str = "int8",
     lowering: Lowering | None = None,
@@ -70,11 +75,11 @@ def formula_predictor(
     if lowering is None:
         lowering = LOWERING if precision == "int8" else FLOAT_LOWERING
     measured = [k for unit in lowering.operators for k in _kernels(unit, widths)]
-    kinds = {k.type: [m for m in measured if m.type == k.type] for k in measured}
-    fitted = {
-        kind: FittedKernel.of(Regressor(kind, np.zeros(len(base_names(kind))), Trees.none()), mine)
-        for kind, mine in kinds.items()
-    }
+    fitted_to = measured
+    if lowering.whole_blocks:
+        fitted_to = [RuntimeKernel(f"{BLOCK}{kind}", 14, 16, 16) for kind in ("mbv2_res", "conv")]
+    kinds = {k.type: [f for f in fitted_to if f.type == k.type] for k in fitted_to}
+    fitted = {kind: FittedKernel.of(_unfitted(kind), mine) for kind, mine in kinds.items()}
     where = Provenance(
         f"toy_{precision}",
         "ort-x86-int8" if precision == "int8" else "ort-x86-fp32",

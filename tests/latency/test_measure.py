@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 
+import numpy as np
 import pytest
 
 from nni_spaceevo.errors import DeviceError
@@ -10,6 +12,7 @@ from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.journal import Journal, Slot
 from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.measure import Job, Noise, idle_job, kernel_job, kernel_key, measure_all
+from nni_spaceevo.latency.sampling import random_network
 
 
 def slot(key: str, us: float, reference_us: float) -> Slot:
@@ -21,7 +24,43 @@ def test_slow_moments_are_counted_and_the_least_time_wins():
     noise = Noise.of(slots, ["a", "b"])
     assert (noise.quiet("a"), noise.quiet("b")) == (2, 0)
     assert noise.least_us() == {"a": 4, "b": 9}
-    assert noise.report() == {"slots": 3, "slow_slots": pytest.approx(100 / 3)}
+    slow = pytest.approx(100 / 3)
+    assert noise.report() == {"slots": 3, "slow_slots": slow, "reference_us": 20.01}
+
+
+def test_one_lucky_visit_does_not_make_a_network_fast(digits):
+    network = random_network(digits, np.random.default_rng(0))
+    slots = [slot(network.key, us, 20) for us in (5, 11, 10, 12, 13, 10, 14, 10, 15, 16, 17)]
+    noise = Noise.of(slots, [network.key])
+    assert noise.network_us([network]).tolist() == [10]
+
+
+def test_models_are_built_once_and_kept_while_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "free_memory_mb", lambda: 100.0)
+    monkeypatch.setattr(measure, "_TOO_NOISY", 1.0)
+    built, alive, most = [], weakref.WeakSet(), 0
+
+    class Model(Alternating):
+        def least_us(self, warmup, runs):
+            nonlocal most
+            most = max(most, len(alive))
+            return 7.0
+
+    def job(key, mb, visits):
+        def build():
+            built.append(key)
+            model = Model()
+            alive.add(model)
+            return model
+
+        return Job(key, build, keep_mb=mb, visits=visits)
+
+    # Room for 40 MB: three at a time, and the large one alone.
+    jobs = [*(job(key, 13.0, 1 + (key in "defg")) for key in "abcdefg"), job("large", 60.0, 1)]
+    noise = measure_all(Alternating(), jobs, Journal(tmp_path / "j"), 2, 3, 0, progress=False)
+    assert sorted(built) == [*"abcdefg", "large"]
+    assert most == 3
+    assert all(len(noise.slots[job.key]) >= 2 * job.visits for job in jobs)
 
 
 def test_a_noisy_device_is_refused_with_figures():

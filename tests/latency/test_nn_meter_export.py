@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,6 +21,7 @@ from nni_spaceevo.files import read_json, read_yaml
 from nni_spaceevo.hyperspace import Hyperspace, Kernel, load_hyperspace
 from nni_spaceevo.latency import LatencyPredictor, Lowering
 from nni_spaceevo.latency.graph import subnet_model
+from nni_spaceevo.latency.line import network_line
 from nni_spaceevo.latency.nn_meter_export import (
     ExportReport,
     export_nn_meter,
@@ -132,8 +134,10 @@ def test_a_torch_export_is_priced_like_our_own_onnx(
 def test_the_shares_of_the_kernels_are_the_price_of_the_network(
     invented: LatencyPredictor, digits: Hyperspace, rng: np.random.Generator
 ) -> None:
+    line = network_line(digits, invented)
+    assert line == (1.0, invented.network_overhead_ms)
     for network in (random_network(digits, rng) for _ in range(5)):
-        shares = [p.ms for k in network.kernels for p in priced_kernels(invented, [k])]
+        shares = [p.ms for k in network.kernels for p in priced_kernels(invented, [k], line)]
         assert sum(shares) == pytest.approx(invented.network_ms([network.placed])[0])
 
 
@@ -223,3 +227,32 @@ def test_the_command_line_of_nn_meter_registers_and_predicts(
     assert found, output
     assert float(found[1]) == pytest.approx(invented.network_ms([network.placed])[0], rel=0.05)
     assert read_yaml(folder / "meta.yaml", dict)["package_location"] == str(folder)
+
+
+@pytest.mark.slow
+def test_networks_that_caches_keep_a_part_of_are_priced_as_networks(
+    invented: LatencyPredictor, digits: Hyperspace, rng: np.random.Generator
+) -> None:
+    """Their constant is below zero, and so is the fully connected layer with it."""
+    networks = [random_network(digits, rng) for _ in range(30)]
+    sums_us = 1e3 * invented.chain_ms([n.placed for n in networks])
+    calibration = msgspec.structs.replace(
+        invented.calibration, sums_us=(sums_us.min(), sums_us.max()), shares=(0.4, 0.9)
+    )
+    predictor = LatencyPredictor(
+        invented.provenance,
+        invented.lowering,
+        calibration,
+        invented.kernels,
+        invented.report,
+        invented.folder,
+    )
+    line = network_line(digits, predictor)
+    assert line[1] < 0
+    models = fit_models(priced_kernels(predictor, networks[0].kernels, line), seed=0)
+    found = 0.0
+    for kernel in networks[0].kernels:
+        for part in priced_kernels(predictor, [kernel], line):
+            found += models[part.kernel.predictor].predict(np.array([part.kernel.features]))[0]
+    straight = line[0] * predictor.chain_ms([networks[0].placed])[0] + line[1]
+    assert found == pytest.approx(straight, rel=1e-2)

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from nni_spaceevo.files import packed_folder, write_atomically
 from nni_spaceevo.hyperspace import BlockConfig, PlacedBlock, mparams
 from nni_spaceevo.latency import Calibration, format_report, load_predictor
 from nni_spaceevo.latency import predictor as predictor_module
+from nni_spaceevo.latency.explain import explain
 from nni_spaceevo.latency.sampling import network
 
 from .conftest import fit_invented
@@ -53,6 +55,21 @@ def test_a_chain_is_the_calibrated_sum_of_its_kernels(invented, chains):
     assert invented.chain_ms(chains) == pytest.approx(expected, rel=1e-9)
     assert invented.network_ms(chains) == pytest.approx(np.array(expected) + 0.020, rel=1e-9)
     assert invented.network_overhead_ms == 0.020
+
+
+def test_small_networks_cost_less_than_their_blocks(invented, chains, monkeypatch):
+    sums = invented.chain_ms(chains) + invented.network_overhead_ms
+    small, large = float(sums.min()), float(sums.max())
+    calibration = msgspec.structs.replace(
+        invented.calibration, sums_us=(1e3 * small, 1e3 * large), shares=(0.7, 0.9)
+    )
+    monkeypatch.setattr(invented, "calibration", calibration)
+    along = np.log(sums / small) / np.log(large / small)
+    expected = sums * (0.7 + 0.2 * along)
+    assert invented.network_ms(chains) == pytest.approx(expected)
+    beyond = invented.network_of_sum(np.array([small / 9, 9 * large]) - 0.020)
+    assert beyond == pytest.approx([0.7 * small / 9, 0.9 * 9 * large])
+    assert explain(invented, chains[0]).total_ms == pytest.approx(expected[0])
 
 
 def test_chains_add_up(invented, chains):
@@ -214,6 +231,17 @@ def test_a_wrong_device_file_is_explained(folder, old, new, message):
 def test_calibration_must_be_possible():
     with pytest.raises(PredictorError, match="positive scale"):
         Calibration(scale=0, node_us=1, weight_us_per_mb=0, constant_us=1)
+    costs = {"scale": 1.0, "node_us": 1.0, "weight_us_per_mb": 0.0, "constant_us": 1.0}
+    for sums, shares in (
+        ((1.0, 2.0), (1.0,)),
+        ((), ()),
+        ((2.0, 1.0), (1.0, 1.0)),
+        ((1.0, 2.0), (1.0, 0.4)),
+        ((1.0,), (-1.0,)),
+        ((1.0, np.inf), (1.0, 1.0)),
+    ):
+        with pytest.raises(PredictorError, match="ascending sums"):
+            Calibration(**costs, sums_us=sums, shares=shares)
 
 
 def test_reading_needs_nothing_heavy():

@@ -7,15 +7,23 @@ import pytest
 
 from nni_spaceevo.hyperspace import Stage, load_hyperspace, mflops
 from nni_spaceevo.latency.sampling import (
+    TILTS,
+    WIDER_TILTS,
     kernel_pool,
     more_kernels,
     network,
     random_network,
     random_networks,
     sample_kernels,
+    smallest_networks,
 )
 
 from .conftest import LOWERING
+
+
+@pytest.fixture(scope="module")
+def onnxw():
+    return load_hyperspace("onnxw")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +102,28 @@ def test_networks_of_all_sizes_are_drawn(digits, rng):
     drawn_sizes = [mflops(network(digits, s, digits.random_subnet(s, rng)).kernels) for s in drawn]
     assert min(sizes) <= np.quantile(drawn_sizes, 0.05)
     assert max(sizes) >= np.quantile(drawn_sizes, 0.95)
+
+
+def test_networks_that_calibrate_reach_beyond_the_others(onnxw):
+    held_out, wide = (
+        sorted(
+            mflops(n.kernels)
+            for n in random_networks(onnxw, np.random.default_rng(seed), 60, tilts=tilts)
+        )
+        for seed, tilts in ((0, TILTS), (1, WIDER_TILTS))
+    )
+    assert np.mean(wide[:4]) < np.mean(held_out[:4])
+    assert np.mean(wide[-4:]) > np.mean(held_out[-4:])
+
+
+def test_the_smallest_networks_are_smaller_than_drawn_ones_and_of_all_block_types(onnxw):
+    smallest = smallest_networks(onnxw, 6)
+    assert len({n.space.blocks[0] for n in smallest}) == len(onnxw.block_types) == 6
+    sizes = [mflops(n.kernels) for n in smallest]
+    assert sizes == sorted(sizes)
+    drawn = random_networks(onnxw, np.random.default_rng(0), 200, smallest)
+    assert sizes[0] < min(mflops(n.kernels) for n in drawn)
+    assert smallest_networks(onnxw, 2) == smallest[:2]
 
 
 def test_a_tilt_leads_to_small_or_large_subnets(digits, rng):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from nni_spaceevo.latency.validate import format_validation, machine_differences
+from nni_spaceevo.latency.validate import (
+    clock_differences,
+    format_validation,
+    machine_differences,
+)
 
 from .conftest import MACHINE
 
@@ -30,6 +34,13 @@ def test_the_same_machine_has_no_differences():
 def test_each_difference_is_a_sentence(fitted, here, message):
     (found,) = machine_differences(changed(**fitted), changed(**here))
     assert message in found
+
+
+def test_another_clock_is_told_where_the_profile_knows_its_own():
+    (found,) = clock_differences({"noise": {"reference_us": 16.4}}, 17.6)
+    assert "takes 1.07 times as long here" in found
+    assert clock_differences({"noise": {"reference_us": 16.4}}, 16.5) == []
+    assert clock_differences({"noise": {"slots": 3}}, 17.6) == []
 
 
 def test_the_text_tells_how_far_off_and_why():

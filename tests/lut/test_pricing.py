@@ -6,7 +6,7 @@ import pytest
 from nni_spaceevo.errors import LUTError
 from nni_spaceevo.hyperspace import ElasticStage, place
 from nni_spaceevo.lut import OtherStages
-from nni_spaceevo.lut.pricing import RowBlocks
+from nni_spaceevo.lut.pricing import RowBlocks, _other_blocks
 from nni_spaceevo.testing import MACsLatency, synthetic_hyperspace, synthetic_lut
 
 HYPERSPACE = synthetic_hyperspace()
@@ -56,6 +56,24 @@ def test_a_predictor_prices_stem_and_head_of_the_smallest_subnet():
         macs = (resolution // 2) ** 2 * 8 * 9 + 8 * 32 + 32 * 10
         assert found.ms[str(resolution)] == pytest.approx(macs / 1e6 + device.network_overhead_ms)
     assert found.source == "latency predictor synthetic (macs-1e+06)"
+
+
+@pytest.mark.parametrize(("slope", "constant"), [(1.0, -0.02), (0.5, 0.0)])
+def test_sums_of_a_lut_are_latencies_of_its_networks(slope, constant, rng):
+    """Where caches keep a part of every network, or a share."""
+
+    class Cached(MACsLatency):
+        def network_of_sum(self, sum_ms):
+            return slope * sum_ms + constant
+
+    device = Cached(macs_per_ms=1e6)
+    lut = LUT.priced(device)
+    chains = RowBlocks.of(HYPERSPACE, lut.columns).chains()
+    for i in (int(rng.integers(len(lut))) for _ in range(5)):
+        resolution = int(lut.columns["resolution"][i])
+        whole = [*_other_blocks(HYPERSPACE, resolution), *chains[i]]
+        found = lut.columns["latency_ms"][i] + lut.other_ms(resolution)
+        assert found == pytest.approx(device.network_ms([whole])[0], rel=1e-6)
 
 
 def test_given_latencies_are_kept_by_resolution():

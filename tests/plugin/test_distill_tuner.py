@@ -20,65 +20,10 @@ from nni_spaceevo.lut.merge import StageRows, task_cells
 from nni_spaceevo.plugin import distill_tuner, seam
 from nni_spaceevo.plugin.distill_trial import metrics_of
 from nni_spaceevo.plugin.distill_tuner import DistillTuner, distill_search_space
-from nni_spaceevo.plugin.seam import ExperimentError, Trial
+from nni_spaceevo.plugin.seam import ExperimentError
 from nni_spaceevo.testing import synthetic_stage_rows
 
-
-class Manager:
-    """NNI's records, and the calls that its dispatcher makes of the tuner."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.trials: list[Trial] = []
-        self.finished_with: list[int] = []
-        self.errors: list[str] = []
-        self.next_id = 0
-
-    def start(self) -> None:
-        self.tuner = DistillTuner(job=str(self.job.path))
-
-    def stop(self) -> None:
-        """End the tuner's process, and its lock with it."""
-        self.tuner._held.close()
-
-    def report_error(self, error: str) -> None:
-        self.errors.append(error)
-
-    def handed_out(self, parameter_id: int, parameters: dict[str, Any]) -> None:
-        """NNI's `st_callback`: a trial comes to be."""
-        name = f"T{len(self.trials)}"
-        trial = Trial(name, len(self.trials), "RUNNING", parameter_id, parameters, None, ())
-        self.trials.append(trial)
-
-    def ask(self, count: int = 1) -> list[str]:
-        """Ask for trials; returns the tasks of those that began, however handed out."""
-        first = len(self.trials)
-        ids = list(range(self.next_id, self.next_id + count))
-        self.next_id += count
-        given = self.tuner.generate_multiple_parameters(ids, st_callback=self.handed_out)
-        for i, parameters in zip(ids, given, strict=False):
-            self.handed_out(i, parameters)
-        return [t.parameters["task"] for t in self.trials[first:]]
-
-    def record(self, i: int, status: str, metrics: dict[str, Any] | None = None) -> Trial:
-        old = self.trials[i]
-        new = Trial(old.id, i, status, old.parameter_id, old.parameters, metrics, ())
-        self.trials[i] = new
-        return new
-
-    def succeed(self, i: int, *, told: bool = True) -> None:
-        """A trial reports, and ends; `told` is whether the result comes before the end."""
-        task = self.trials[i].parameters["task"]
-        trial = self.record(i, "SUCCEEDED", result(self.job, task))
-        if told:
-            self.tuner.receive_trial_result(trial.parameter_id or 0, {}, trial.metrics)
-        self.tuner.trial_end(trial.parameter_id or 0, True)
-        if not told:
-            self.tuner.receive_trial_result(trial.parameter_id or 0, {}, trial.metrics)
-
-    def fail(self, i: int, status: str = "FAILED") -> None:
-        trial = self.record(i, status)
-        self.tuner.trial_end(trial.parameter_id or 0, False)
+from .manager import Manager
 
 
 def rows(job: Job, task: str) -> StageRows:
@@ -96,14 +41,12 @@ def job(tmp_path: Path) -> Job:
 
 @pytest.fixture
 def nni(job: Job, monkeypatch: pytest.MonkeyPatch) -> Manager:
-    manager = Manager(job)
-    monkeypatch.setattr(seam, "manager_port", lambda: 1)
-    monkeypatch.setattr(seam, "trials", lambda port: list(manager.trials))
-    monkeypatch.setattr(
-        seam, "no_more_trials", lambda port: manager.finished_with.append(len(manager.trials))
-    )
+    def make() -> DistillTuner:
+        return DistillTuner(job=str(job.path))
+
     space = distill_search_space(job.hyperspace)
-    monkeypatch.setattr(seam, "search_space", lambda port: space)
+    manager = Manager(make, lambda task: result(job, task), space)
+    manager.replace_nni(monkeypatch)
     manager.start()
     return manager
 
@@ -268,12 +211,6 @@ def test_foreign_results_end_the_experiment(nni: Manager, value: Any) -> None:
 # ---- stop and resume ----------------------------------------------------------------------------
 
 
-def resume(nni: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
-    nni.stop()
-    monkeypatch.setenv("NNI_MODE", "resume")
-    nni.start()
-
-
 def test_resuming_leaves_restarted_trials_alone_and_repeats_the_failed(
     nni: Manager, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +220,7 @@ def test_resuming_leaves_restarted_trials_alone_and_repeats_the_failed(
     (again,) = nni.ask()
     assert again == failed
     nni.record(3, "USER_CANCELED")
-    resume(nni, monkeypatch)
+    nni.resume(monkeypatch)
     # NNI counts on from the largest parameter id of the trials that it starts again.
     nni.next_id = 3
     nni.record(2, "ADD_RESUMED")
@@ -301,7 +238,7 @@ def test_results_that_the_tuner_has_missed_are_taken_from_nni(
 ) -> None:
     (task,) = nni.ask()
     nni.record(0, "SUCCEEDED", result(job, task))
-    resume(nni, monkeypatch)
+    nni.resume(monkeypatch)
     assert task not in nni.ask(9)
     assert rows_folder(job).find(task) == rows(job, task)
 
@@ -396,8 +333,7 @@ def test_a_lut_of_other_settings_is_refused_at_once(nni: Manager, job: Job) -> N
     for i in range(9):
         nni.ask()
         nni.succeed(i)
-    other = write_small_job(job.path.parent, seed=7)
-    nni.job = other
+    write_small_job(job.path.parent, seed=7)
     with pytest.raises(LUTError, match="made with other settings"):
         nni.start()
 

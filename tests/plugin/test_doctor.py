@@ -78,11 +78,11 @@ def test_programs_must_be_this_environments(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_tuners_are_looked_up(tmp_path: Path) -> None:
-    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill"):
+    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill", "tuner SpaceEvoSubnets"):
         assert not _finding(name).ok
         assert _finding(name).remedy == "spaceevo register"
     registration.register()
-    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill"):
+    for name in ("tuner SpaceEvo", "tuner SpaceEvoDistill", "tuner SpaceEvoSubnets"):
         assert _finding(name).ok
 
 

@@ -18,10 +18,11 @@ def own_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "registered_algorithms.yml"
 
 
-NAMES = "SpaceEvo and SpaceEvoDistill"
+NAMES = "SpaceEvo and SpaceEvoDistill and SpaceEvoSubnets"
 CLASSES = {
     "SpaceEvo": "nni_spaceevo.plugin.tuner.SpaceEvoTuner",
     "SpaceEvoDistill": "nni_spaceevo.plugin.distill_tuner.DistillTuner",
+    "SpaceEvoSubnets": "nni_spaceevo.plugin.subnet_tuner.SubnetTuner",
 }
 
 
@@ -39,7 +40,7 @@ def test_register_is_idempotent_and_can_be_undone(own_list: Path) -> None:
 def test_another_class_under_our_name_is_replaced(own_list: Path) -> None:
     stale = {"builtinName": "SpaceEvo", "className": "old.Tuner", "source": "user"}
     own_list.write_text(yaml.safe_dump({"tuners": [stale]}))
-    assert registration.registered_classes() == {"SpaceEvo": "old.Tuner", "SpaceEvoDistill": None}
+    assert registration.registered_classes() == {**dict.fromkeys(CLASSES), "SpaceEvo": "old.Tuner"}
     assert not registration.is_registered()
     assert (
         registration.register()

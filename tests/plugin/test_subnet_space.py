@@ -25,12 +25,11 @@ from supernet.tiny import stripes, tiny_hyperspace, uniform, used_supernet
 from torch.utils.data import TensorDataset
 
 from nni_spaceevo.errors import CheckpointError, CodeError
-from nni_spaceevo.hyperspace import load_hyperspace
+from nni_spaceevo.hyperspace import SubnetChoices, load_hyperspace
 from nni_spaceevo.network import StaticNetwork
 from nni_spaceevo.plugin.profiler import LatencyProfiler
 from nni_spaceevo.plugin.subnet_space import SubnetModelSpace
 from nni_spaceevo.quant import INT8
-from nni_spaceevo.supernet.choices import SubnetChoices
 from nni_spaceevo.supernet.model import Subnet
 from nni_spaceevo.supernet.weights import save_supernet
 from nni_spaceevo.testing import MACsLatency

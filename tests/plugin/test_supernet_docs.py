@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from nni import report_final_result
@@ -20,6 +22,7 @@ from torch.utils.data import TensorDataset
 
 from nni_spaceevo.files import to_yaml
 from nni_spaceevo.hyperspace import Hyperspace
+from nni_spaceevo.latency.devices.onnx_runtime import EXACT_SUMS
 from nni_spaceevo.supernet.weights import load_supernet
 from nni_spaceevo.testing import MACsLatency
 
@@ -36,6 +39,9 @@ def test_its_code_runs(digits: Hyperspace, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HOME", str(tmp_path))
     Path("hyperspace.yaml").write_text(to_yaml(digits))
     data = stripes()
+    # As many classes as the hyperspace has; nothing is learned here.
+    labels, test_labels = (torch.arange(n) % 10 for n in (data.train_size, data.test_size))
+    data = replace(data, labels=labels, test_labels=test_labels)
     monkeypatch.setattr("nni_spaceevo.distill.data.load_dataset", lambda name: data)
     experiments = []
     start = NasExperiment.__init__
@@ -50,7 +56,7 @@ def test_its_code_runs(digits: Hyperspace, tmp_path: Path, monkeypatch: pytest.M
         "held_out_loader": DataLoader(TensorDataset(data.test_images, data.test_labels)),
         "predictor": MACsLatency(macs_per_ms=1e9),
     }
-    python, nni, latency = (re.sub(r"epochs=\d+", "epochs=1", block) for block in BLOCKS)
+    python, nni, latency, session = (re.sub(r"epochs=\d+", "epochs=1", block) for block in BLOCKS)
     exec(python, names)
     images = data.test_images
     read = load_supernet(Path("supernet") / f"{SPACE}.pt", digits, SPACE)
@@ -65,6 +71,9 @@ def test_its_code_runs(digits: Hyperspace, tmp_path: Path, monkeypatch: pytest.M
     sample = space.choices.sample(largest)
     assert {"stage2/depth", "stage2/block1/kernel_size", "resolution"} <= sample.keys()
     assert space.choices.subnet(sample) == largest == space.freeze(sample).code
+    options = onnxruntime.SessionOptions()
+    exec(session, {"options": options})
+    assert options.get_session_config_entry(EXACT_SUMS) == "1"
     exec(latency, names)
     judge = FunctionalEvaluator(lambda subnet: report_final_result(float(len(subnet.stages))))
     engine = SequentialExecutionEngine(max_model_count=3)

@@ -1,12 +1,33 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from nni_spaceevo.quant.fake_quantize import _PIECE, fake_quantize, fake_quantize_rows
+from nni_spaceevo.quant.fake_quantize import (
+    _PIECE,
+    FUSED,
+    _FakeQuantizeOnGPU,
+    fake_quantize,
+    fake_quantize_activated,
+    fake_quantize_rows,
+)
 
 BOUNDS = (0, 255)
+# What a GPU computes can be computed by a CPU too.
+WAYS = [
+    pytest.param(fake_quantize, id="cpu"),
+    pytest.param(_FakeQuantizeOnGPU.apply, id="gpu"),
+]
+FUNCTIONS = {
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hswish": F.hardswish,
+    "hsigmoid": F.hardsigmoid,
+}
 
 
 def outcome(quantized: Tensor, *learned: Tensor) -> list[Tensor]:
@@ -40,21 +61,48 @@ def layouts() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("layout", layouts())
 @pytest.mark.parametrize("zero_point", [0.0, 100.3, 255.0, 300.0])
-def test_a_tensor_is_quantized_as_by_torch(layout: str, zero_point: float) -> None:
+@pytest.mark.parametrize("quantize", WAYS)
+def test_a_tensor_is_quantized_as_by_torch(
+    quantize: Callable[..., Tensor], layout: str, zero_point: float
+) -> None:
     x = layouts()[layout].requires_grad_()
     scale = torch.tensor([0.013], requires_grad=True)
     zero = torch.tensor([zero_point], requires_grad=zero_point <= 255)
     learned = (x, scale, zero) if zero.requires_grad else (x, scale)
-    ours = outcome(fake_quantize(x, scale, zero, BOUNDS, 0.1), *learned)
+    ours = outcome(quantize(x, scale, zero, BOUNDS, 0.1), *learned)
     torchs = torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero, *BOUNDS, 0.1)
     check(ours, outcome(torchs, *learned))
 
 
+@pytest.mark.parametrize("layout", layouts())
+@pytest.mark.parametrize("activation", FUSED)
+# Below and above 6, where a ReLU6 ends.
+@pytest.mark.parametrize("reach", [2.5, 7.0])
+def test_an_activation_and_its_quantizers_are_as_one_after_the_other(
+    layout: str, activation: str, reach: float
+) -> None:
+    x = (4 * layouts()[layout]).requires_grad_()
+    has_before, is_signed = activation.startswith("h"), activation == "hswish"
+    scale = torch.tensor([reach / 255], requires_grad=True)
+    zero = torch.tensor([20.2 if is_signed else 0.0], requires_grad=is_signed)
+    after, before, quantized = (scale, zero), None, x
+    if has_before:
+        before = torch.tensor([0.03], requires_grad=True), torch.tensor([90.4], requires_grad=True)
+        quantized = fake_quantize(x, *before, BOUNDS, 0.1)
+    chain = fake_quantize(FUNCTIONS[activation](quantized), *after, BOUNDS, 0.1)
+    learned = [t for t in (x, *after, *(before or ())) if t.requires_grad]
+    ours = fake_quantize_activated(x, activation, after, before, BOUNDS, 0.1)
+    check(outcome(ours, *learned), outcome(chain, *learned))
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 12, 9, 9)])
-def test_of_no_elements_the_gradients_are_0(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("quantize", WAYS)
+def test_of_no_elements_the_gradients_are_0(
+    quantize: Callable[..., Tensor], shape: tuple[int, ...]
+) -> None:
     learned = torch.empty(shape), torch.tensor([0.013]), torch.tensor([100.3])
     x, scale, zero = (t.requires_grad_() for t in learned)
-    quantized, *found = outcome(fake_quantize(x, scale, zero, BOUNDS, 0.1), x, scale, zero)
+    quantized, *found = outcome(quantize(x, scale, zero, BOUNDS, 0.1), x, scale, zero)
     assert quantized.shape == found[0].shape == shape
     assert [float(g) for g in found[1:]] == [0, 0]
 

@@ -138,6 +138,20 @@ def test_an_unsigned_quantizer_keeps_zero_point_0_so_that_relu_folds():
     assert "zero_point" not in dict(quantizer.named_parameters())
 
 
+def test_a_range_stays_within_what_a_relu6_gives_and_comes_back_from_there():
+    quantizer = enabled(ActivationQuantizer(unsigned=True, most=6))
+    x = torch.cat([torch.rand(999) * 12, torch.tensor([12.0])]).clamp_max(6).reshape(1, 1, 20, 50)
+    quantizer(x)
+    assert 5.999 < quantizer.scale * 255 <= 6
+    quantizer.log_scale.data += 1
+    for training in (False, True):
+        quantizer.train(training)
+        assert 5.999 < quantizer(x).max() <= 6
+    assert 5.999 < quantizer.log_scale.exp() * 255 <= 6
+    quantizer(x / 2).sum().backward()
+    assert quantizer.log_scale.grad.item() != 0
+
+
 def test_per_channel_scales_slice_with_the_width():
     w = torch.randn(8, 4, 3, 3) * torch.arange(1, 9).view(-1, 1, 1, 1)
     quantizer = enabled(WeightQuantizer(8))

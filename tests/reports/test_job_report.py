@@ -62,7 +62,7 @@ def test_the_picture_is_a_png_of_a_readable_size(searched):
     assert int.from_bytes(content[16:20], "big") >= 1000
 
 
-def test_without_a_search_there_is_no_report(searched):
-    job, *_ = searched
+def test_without_a_search_there_is_no_report(tmp_path):
+    job = write_small_job(tmp_path)
     with pytest.raises(ConfigError, match=r"search\.json: nothing searched yet"):
         write_report(job)

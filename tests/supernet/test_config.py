@@ -68,10 +68,7 @@ def test_phases_follow_each_other_and_end_with_an_evaluation():
     assert [config.is_evaluated(epoch) for epoch in range(5)] == [False, True, True, False, True]
 
 
-def test_settings_and_choices_are_read_without_torch():
-    code = (
-        "import sys, nni_spaceevo.supernet.config, nni_spaceevo.supernet.choices; "
-        "print('torch' in sys.modules)"
-    )
+def test_settings_are_read_without_torch():
+    code = "import sys, nni_spaceevo.supernet.config; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -137,20 +137,33 @@ sys.path.insert(0, sys.argv[2])
 from supernet.test_run import new_run
 import torch
 torch.set_num_threads(1)
-new_run(Path(sys.argv[1]), save_every_s=0).run()
+run = new_run(Path(sys.argv[1]), save_every_s=0)
+step = run.trainer.step
+def told(images, labels, plan):
+    print(plan.epoch, flush=True)
+    return step(images, labels, plan)
+run.trainer.step = told
+run.run()
 """
 
 
 @pytest.mark.slow
 def test_a_process_killed_with_9_at_any_moment_is_continued_to_the_same_bits(finished, tmp_path):
+    """Killed in the first phase, at its end, and in the second."""
     tests = Path(__file__).parents[1]
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(tests)]
-    for delay in (3.0, 3.7, 4.6):
-        process = subprocess.Popen(command)
+    ends = []
+    for epoch, delay in ((0, 0.02), (1, 0.0), (2, 0.05)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # How far it gets within a delay is up to the machine; without a line it is at its end.
+        while (line := process.stdout.readline()) and int(line) < epoch:
+            pass
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True)
+        process.kill()
+        ends.append(process.wait())
+    assert -signal.SIGKILL in ends
+    assert set(ends) <= {-signal.SIGKILL, 0}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     assert equal(weights(new_run(tmp_path).run()), finished[1])
 
 
@@ -167,6 +180,18 @@ def test_checkpoints_of_other_settings_images_or_spaces_are_refused(tmp_path):
     first.path.rename(path)
     with pytest.raises(CheckpointError, match="space tiny-00-00, expected tiny-11-00"):
         SupernetRun(TINY, "tiny-11-00", DATA, CONFIG, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["labels", "test_labels"])
+def test_a_class_without_images_and_a_label_without_class_are_refused(part, tmp_path):
+    labels = getattr(DATA, part)
+    for changed, message in (
+        (labels.clamp(max=2), r"no image of class 3; expected .* the 4 classes"),
+        (labels + 1, r"label 4; the hyperspace's last stage has 4 classes, expected 0 to 3"),
+        (labels - 1, r"label -1; "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            SupernetRun(TINY, SPACE, replace(DATA, **{part: changed}), CONFIG, tmp_path)
 
 
 def test_images_without_labels_and_a_second_process_are_refused(tmp_path):

@@ -57,6 +57,12 @@ def test_what_a_step_draws_follows_from_seed_epoch_and_step():
     assert len({number for _, number in starts}) == len(starts)
 
 
+def test_processes_that_share_a_batch_train_the_same_subnets_on_parts_of_it():
+    both = [plan_step(SUPERNET, PLAIN, (1, 2, 3), 15, Ranks(rank, 2)) for rank in range(2)]
+    assert [found.part for found in both] == [slice(0, 7), slice(7, 15)]
+    assert both[0] == replace(both[1], part=both[0].part)
+
+
 def test_the_largest_learns_from_labels_and_the_others_from_the_largest():
     supernet = used_supernet(TINY, SPACE)  # Evaluation mode: subnets do not touch each other.
     found = plan()

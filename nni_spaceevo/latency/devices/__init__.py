@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from types import ModuleType
 
 from ...errors import ConfigError, DeviceError
 from .device import Device, Timed
 from .file_device import FileDevice
 
-__all__ = ["Device", "FileDevice", "Timed", "device_names", "get_device", "register_device"]
+__all__ = [
+    "Device",
+    "FileDevice",
+    "Timed",
+    "device_names",
+    "get_device",
+    "register_device",
+    "runtime_module",
+]
 
 # Where each built-in device is, what to give its constructor, and what must be installed for it.
 _BUILT_IN: dict[str, tuple[str, str, tuple[str, ...], str]] = {
@@ -61,9 +70,10 @@ def get_device(name: str) -> Device:
     if name in _OWN:
         return _OWN[name]()
     if colon and kind in ("command", "adb"):
-        from . import command
+        from .adb import AdbDevice
+        from .command import CommandDevice
 
-        return {"command": command.CommandDevice, "adb": command.AdbDevice}[kind](rest)
+        return {"command": CommandDevice, "adb": AdbDevice}[kind](rest)
     if colon:
         return _imported(kind, rest)
     if name not in _BUILT_IN:
@@ -72,14 +82,31 @@ def get_device(name: str) -> Device:
             "<module>:<class>"
         )
     module, attribute, arguments, extra = _BUILT_IN[name]
+    found = runtime_module(f"{__name__}.{module}", f"device {name!r}", extra)
+    return getattr(found, attribute)(*arguments)
+
+
+def runtime_module(module: str, wanted_by: str, extra: str) -> ModuleType:
+    """A module that imports a runtime.
+
+    Parameters
+    ----------
+    module : its name
+    wanted_by : what needs it, for the message
+    extra : what of this package installs the runtime
+
+    Raises
+    ------
+    DeviceError
+        The runtime is not installed; the message says what to install.
+    """
     try:
-        found = importlib.import_module(f".{module}", __name__)
+        return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise DeviceError(
-            f"device {name!r} needs {error.name}, which is not installed; "
+            f"{wanted_by} needs {error.name}, which is not installed; "
             f"pip install 'nni_spaceevo[{extra}]'"
         ) from error
-    return getattr(found, attribute)(*arguments)
 
 
 def _imported(module: str, attribute: str) -> Device:

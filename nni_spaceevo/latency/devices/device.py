@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...hyperspace import BlockConfig
 from ..graph import Precision
@@ -20,6 +24,11 @@ from ..lowering import (
 )
 from ..machine import Machine
 
+# How times are taken on all devices (`measure`), for the protocols that they state.
+VISITS = (
+    "least of a visit's runs after warm-up runs; of a kernel's visits, which are spread over the "
+    "session, the least counts, of a network's the lower quintile"
+)
 # Size and widths at which lowerings are probed: whole vectors, and channels that leave a rest.
 _PROBE_HW, _PROBE_WIDTH, _UNALIGNED_WIDTH = 14, 64, 72
 
@@ -29,6 +38,34 @@ class Timed(Protocol):
 
     def least_us(self, warmup: int, runs: int) -> float:
         """Shortest of `runs` runs after `warmup` runs, in microseconds."""
+
+
+class Repeated:
+    """A model on fixed inputs that is run again and again.
+
+    Parameters
+    ----------
+    run : runs it once
+    """
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+
+    def times_us(self, warmup: int, runs: int) -> NDArray[np.float64]:
+        """Microseconds of each of `runs` runs after `warmup` runs, shape (runs,)."""
+        run, clock = self._run, time.perf_counter_ns
+        for _ in range(warmup):
+            run()
+        found = np.empty(runs)
+        for i in range(runs):
+            start = clock()
+            run()
+            found[i] = clock() - start
+        return found / 1e3
+
+    def least_us(self, warmup: int, runs: int) -> float:
+        """Shortest of `runs` runs after `warmup` runs, in microseconds."""
+        return float(self.times_us(warmup, runs).min())
 
 
 class Device(ABC):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -20,51 +19,46 @@ from ..tflite_graph import (
     kernel_operators,
     subnet_flatbuffer,
 )
-from .device import Device, Timed
+from .device import VISITS, Device, Repeated, Timed
 
 _OPTIONS = {"num_threads": "1", "delegate": "XNNPACK (default)"}
-_PROTOCOL = (
-    "batch 1, 1 thread, pinned to one core, inputs set once; least time of all runs of rounds "
-    "spread over the session, each round after warm-up runs"
-)
+_PROTOCOL = f"batch 1, 1 thread, pinned to one core, inputs set once; {VISITS}"
 
 
-class TimedInterpreter:
-    """A TFLite model ready to be timed on fixed random inputs.
+class TimedInterpreter(Repeated):
+    """An interpreter on fixed random inputs, int8 or float."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        rng = np.random.default_rng(0)
+        for given in interpreter.get_input_details():
+            kind, shape = given["dtype"], given["shape"]
+            floating = np.issubdtype(kind, np.floating)
+            values = rng.normal(size=shape) if floating else rng.integers(-128, 128, shape)
+            interpreter.set_tensor(given["index"], values.astype(kind))
+        interpreter.invoke()
+        super().__init__(interpreter.invoke)
+
+
+def interpreter_of(content: bytes, name: str = "model", threads: int = 1) -> Interpreter:
+    """An interpreter of a TFLite model, XNNPACK's kernels where there are some.
 
     Parameters
     ----------
-    content : the model; all inputs int8
+    content : the model
+    name : of it, for messages
+    threads : to compute on
 
     Raises
     ------
     DeviceError
-        LiteRT refuses the model.
+        LiteRT cannot read the model; names it.
     """
-
-    def __init__(self, content: bytes) -> None:
-        try:
-            self._interpreter = Interpreter(model_content=content, num_threads=1)
-            self._interpreter.allocate_tensors()
-            rng = np.random.default_rng(0)
-            for given in self._interpreter.get_input_details():
-                data = rng.integers(-128, 128, given["shape"]).astype(given["dtype"])
-                self._interpreter.set_tensor(given["index"], data)
-            self._interpreter.invoke()
-        except (ValueError, RuntimeError) as error:
-            raise DeviceError(f"LiteRT refuses a model: {error}") from error
-
-    def least_us(self, warmup: int, runs: int) -> float:
-        """Shortest of `runs` runs after `warmup` runs, in microseconds."""
-        run, clock = self._interpreter.invoke, time.perf_counter_ns
-        for _ in range(warmup):
-            run()
-        least = float("inf")
-        for _ in range(runs):
-            start = clock()
-            run()
-            least = min(least, clock() - start)
-        return least / 1e3
+    try:
+        found = Interpreter(model_content=content, num_threads=threads)
+        found.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise DeviceError(f"{name}: LiteRT cannot read it ({error})") from error
+    return found
 
 
 class LiteRTDevice(Device):
@@ -79,15 +73,16 @@ class LiteRTDevice(Device):
 
     def kernel(self, kernel: RuntimeKernel, copies: int) -> Timed:
         """Parallel copies of a kernel."""
-        return TimedInterpreter(kernel_flatbuffer(kernel, copies))
+        return TimedInterpreter(interpreter_of(kernel_flatbuffer(kernel, copies)))
 
     def idle(self, copies: int) -> Timed:
         """A model that does next to nothing."""
-        return TimedInterpreter(idle_flatbuffer(copies))
+        return TimedInterpreter(interpreter_of(idle_flatbuffer(copies)))
 
     def network(self, blocks: Sequence[BlockConfig], resolution: int) -> Timed:
         """A whole network, int8 in and out."""
-        return TimedInterpreter(subnet_flatbuffer(blocks, resolution, np.random.default_rng(0)))
+        content = subnet_flatbuffer(blocks, resolution, np.random.default_rng(0))
+        return TimedInterpreter(interpreter_of(content))
 
     def operators(self, kernel: RuntimeKernel) -> tuple[str, ...]:
         """Operators of the model: LiteRT runs what the file has."""

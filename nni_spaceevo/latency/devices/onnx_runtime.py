@@ -7,8 +7,8 @@ they stand: in its own layout, with its own fusions, and with its own fall-backs
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -18,65 +18,56 @@ from onnx import helper
 
 from ...errors import DeviceError
 from ...hyperspace import BlockConfig
-from ..graph import Precision, subnet_model
+from ..graph import Precision, named_source, subnet_model
 from ..kernel_graph import Context, context_model, copy_name, idle_model, replicated
 from ..lowering import FLOAT, RuntimeKernel
-from ..machine import Machine, describe_machine, free_memory_mb
-from .device import Device, Timed
+from ..machine import Machine, describe_machine, has_vnni
+from .device import VISITS, Device, Repeated, Timed
 
 _OPTIMIZED = {"graph_optimization_level": "ORT_ENABLE_ALL", "intra_op_num_threads": "1"}
 _AS_IT_STANDS = {"graph_optimization_level": "ORT_DISABLE_ALL", "intra_op_num_threads": "1"}
-_PROTOCOL = (
-    "batch 1, 1 thread, pinned to one core, inputs and outputs bound; least time of all runs of "
-    "rounds spread over the session, each round after warm-up runs"
-)
-# Share of the free memory for kernels that are cut out once and visited many times.
-_ROOM = 0.15
+# Without VNNI, a CPU adds pairs of products of uint8 and int8 in 16 bits, where they saturate: the
+# sums are wrong, and with them the answers. Asked so, ONNX Runtime makes the weights uint8 and adds
+# them exactly, and a little slower. A CPU with VNNI is exact anyway, and would only be slowed down.
+EXACT_SUMS = "session.x64quantprecision"
+_PROTOCOL = f"batch 1, 1 thread, pinned to one core, inputs and outputs bound; {VISITS}"
 _INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _MOVES = ("Transpose", "Flatten", "Reshape", "ReorderInput", "ReorderOutput")
 _COMPUTES = ("Conv", "QLinearConv", "FusedConv", "Gemm", "QGemm", "FusedGemm")
 
 
-class TimedSession:
-    """A model ready to be timed on fixed random inputs.
+class TimedSession(Repeated):
+    """A session on fixed random inputs, one image at a time; inputs and outputs are bound.
 
     Parameters
     ----------
-    model : the model; all input shapes must be static
-    optimize : run it as a network (all graph optimisations) or as it stands
+    session : all sizes of its inputs but the first are known
+    name : of the model, for messages
 
     Raises
     ------
     DeviceError
-        ONNX Runtime refuses the model.
+        An input is neither float nor uint8, or ONNX Runtime cannot run the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, optimize: bool) -> None:
-        self._session = _session(model, optimize)
-        self._binding = self._session.io_binding()
+    def __init__(self, session: ort.InferenceSession, name: str) -> None:
+        binding = session.io_binding()
         rng = np.random.default_rng(0)
-        for value in self._session.get_inputs():
-            self._binding.bind_cpu_input(value.name, _random(rng, value.type, value.shape))
-        names = [value.name for value in self._session.get_outputs()]
-        for name in names:
-            self._binding.bind_output(name)
-        # Run once to learn the outputs' shapes; from then on they are written in place.
-        self._session.run_with_iobinding(self._binding)
-        for name, value in zip(names, self._binding.get_outputs(), strict=True):
-            self._binding.bind_ortvalue_output(name, value)
-
-    def least_us(self, warmup: int, runs: int) -> float:
-        """Shortest of `runs` runs after `warmup` runs, in microseconds."""
-        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
-        for _ in range(warmup):
-            run(binding)
-        least = float("inf")
-        for _ in range(runs):
-            start = clock()
-            run(binding)
-            least = min(least, clock() - start)
-        return least / 1e3
+        for value in session.get_inputs():
+            shape = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(value.shape)]
+            binding.bind_cpu_input(value.name, _random(rng, value.type, shape))
+        names = [value.name for value in session.get_outputs()]
+        for output in names:
+            binding.bind_output(output)
+        try:
+            # Learns the outputs' shapes; from then on they are written in place.
+            session.run_with_iobinding(binding)
+        except Exception as error:  # ORT's errors share no base class.
+            raise DeviceError(f"{name}: ONNX Runtime cannot run it ({error})") from error
+        for output, value in zip(names, binding.get_outputs(), strict=True):
+            binding.bind_ortvalue_output(output, value)
+        super().__init__(partial(session.run_with_iobinding, binding))
 
 
 class OnnxRuntimeDevice(Device):
@@ -90,8 +81,6 @@ class OnnxRuntimeDevice(Device):
     def __init__(self, precision: Precision) -> None:
         self._precision: Precision = precision
         self.name = f"ort-x86-{'int8' if precision == 'int8' else 'fp32'}"
-        self._cuts: dict[str, onnx.ModelProto] = {}
-        self._room_bytes = _ROOM * free_memory_mb() * 2**20
 
     @property
     def precision(self) -> Precision:
@@ -101,27 +90,23 @@ class OnnxRuntimeDevice(Device):
     def machine(self) -> Machine:
         """This machine with its ONNX Runtime."""
         runtime = f"onnxruntime {ort.__version__}"
-        return describe_machine(runtime, _AS_IT_STANDS, _OPTIMIZED, _PROTOCOL)
+        exact = exact_sums() if self.precision == "int8" else {}
+        return describe_machine(runtime, _AS_IT_STANDS | exact, _OPTIMIZED | exact, _PROTOCOL)
 
     def kernel(self, kernel: RuntimeKernel, copies: int) -> Timed:
         """Parallel copies of a kernel, cut out of an optimised network."""
-        key = copy_name(kernel.key, copies)
-        model = self._cuts.get(key)
-        if model is None:
-            model = self.cut(kernel, copies)
-            if model.ByteSize() < self._room_bytes:
-                self._room_bytes -= model.ByteSize()
-                self._cuts[key] = model
-        return TimedSession(model, optimize=False)
+        return TimedSession(opened(self.cut(kernel, copies), optimize=False), kernel.key)
 
     def idle(self, copies: int) -> Timed:
         """`copies` Identity nodes."""
-        return TimedSession(idle_model(copies, self.precision), optimize=False)
+        model = idle_model(copies, self.precision)
+        return TimedSession(opened(model, optimize=False), "idle")
 
     def network(self, blocks: Sequence[BlockConfig], resolution: int) -> Timed:
         """A whole network with all graph optimisations."""
         rng = np.random.default_rng(0)
-        return TimedSession(subnet_model(blocks, resolution, rng, self.precision), optimize=True)
+        model = subnet_model(blocks, resolution, rng, self.precision)
+        return TimedSession(opened(model), "network")
 
     def operators(self, kernel: RuntimeKernel) -> tuple[str, ...]:
         """Operators of the optimised graph between the kernel's neighbours."""
@@ -146,31 +131,57 @@ class OnnxRuntimeDevice(Device):
         return Context(optimized(context.model), context.producers)
 
 
+@cache
+def exact_sums() -> dict[str, str]:
+    """The session options with which this CPU adds products of INT8 without error."""
+    return {} if has_vnni() else {EXACT_SUMS: "1"}
+
+
 def optimized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model as the installed runtime has optimised it for this machine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        _session(model, optimize=True, save_to=path)
+        opened(model, save_to=path)
         return onnx.load(path)
 
 
-def _session(
-    model: onnx.ModelProto, optimize: bool, save_to: Path | None = None
+def opened(
+    model: onnx.ModelProto | Path,
+    *,
+    optimize: bool = True,
+    threads: int = 1,
+    save_to: Path | None = None,
 ) -> ort.InferenceSession:
+    """A session on the CPU.
+
+    Parameters
+    ----------
+    model : a model or its file
+    optimize : run it as a network (all graph optimisations) or as it stands
+    threads : to compute on
+    save_to : where to write the model as the runtime runs it
+
+    Raises
+    ------
+    DeviceError
+        The file is not there or damaged, or the model nothing that ONNX Runtime runs; names it.
+    """
     options = ort.SessionOptions()
     level = (_OPTIMIZED if optimize else _AS_IT_STANDS)["graph_optimization_level"]
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Warnings about unusual but intended graphs would bury the progress bar.
     options.log_severity_level = 3
+    for option, value in exact_sums().items():
+        options.add_session_config_entry(option, value)
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
+    name, source = named_source(model)
     try:
-        return ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT's errors share no base class.
-        raise DeviceError(f"ONNX Runtime refuses {model.graph.name}: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise DeviceError(f"{name}: ONNX Runtime cannot read it ({reason})") from error
 
 
 def _random(rng: np.random.Generator, kind: str, shape: list[int]) -> np.ndarray:
@@ -255,7 +266,7 @@ def _tensor_infos(model: onnx.ModelProto, names: Sequence[str]) -> dict[str, onn
     for name in names:
         if name not in known:
             probe.graph.output.add().name = name
-    session = _session(probe, optimize=False)
+    session = opened(probe, optimize=False)
     rng = np.random.default_rng(0)
     feed = {v.name: _random(rng, v.type, v.shape) for v in session.get_inputs()}
     asked = [name for name in names if name not in feed]

@@ -20,9 +20,10 @@ none, and there padded convolutions take less: little where they are large, down
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -31,11 +32,11 @@ from onnx import TensorProto
 
 from ...errors import DeviceError
 from ...hyperspace import BlockConfig, ConvStep, LinearStep
-from ..graph import SIGNED, GraphWriter, subnet_model
+from ..graph import SIGNED, GraphWriter, named_source, subnet_model
 from ..kernel_graph import context_model, kernel_nodes
 from ..lowering import FLOAT, RuntimeKernel
 from ..machine import Machine, describe_machine
-from .device import Device, Timed
+from .device import VISITS, Device, Repeated, Timed
 
 # `infer` runs in the calling thread, which the profiler keeps on one core; OpenVINO's own pinning
 # would choose another.
@@ -46,10 +47,7 @@ _OPTIONS = {
     "NUM_STREAMS": "1",
     "ENABLE_CPU_PINNING": "NO",
 }
-_PROTOCOL = (
-    "batch 1, 1 thread, pinned to one core, tensors set beforehand; least time of all runs of "
-    "rounds spread over the session, each round after warm-up runs"
-)
+_PROTOCOL = f"batch 1, 1 thread, pinned to one core, tensors set beforehand; {VISITS}"
 _POINTWISE = ("swish", "hswish")
 # Kernels that need convolutions around them, and the unit that these are alone; their narrow side
 # has few channels, but a whole vector.
@@ -61,31 +59,20 @@ _MOVES = ("Reorder", "Transpose", "Reshape")
 _CONVERTING = ("Convert", "Subtract", "Multiply", "QuantizeLinear", "DequantizeLinear")
 
 
-class TimedRequest:
-    """A compiled model ready to be timed on fixed random inputs."""
+class TimedRequest(Repeated):
+    """A compiled model on fixed random inputs."""
 
     def __init__(self, model: ov.CompiledModel) -> None:
-        self._request = model.create_infer_request()
+        request = model.create_infer_request()
         rng = np.random.default_rng(0)
         for port in model.inputs:
             kind, shape = port.element_type.to_dtype(), tuple(port.shape)
             floating = np.issubdtype(kind, np.floating)
             values = rng.normal(size=shape) if floating else rng.integers(0, 256, shape)
-            self._request.set_tensor(port, ov.Tensor(values.astype(kind)))
+            request.set_tensor(port, ov.Tensor(values.astype(kind)))
         for port in model.outputs:
-            self._request.set_tensor(port, ov.Tensor(port.element_type, port.shape))
-
-    def least_us(self, warmup: int, runs: int) -> float:
-        """Shortest of `runs` runs after `warmup` runs, in microseconds."""
-        infer, clock = self._request.infer, time.perf_counter_ns
-        for _ in range(warmup):
-            infer(share_outputs=True)
-        least = float("inf")
-        for _ in range(runs):
-            start = clock()
-            infer(share_outputs=True)
-            least = min(least, clock() - start)
-        return least / 1e3
+            request.set_tensor(port, ov.Tensor(port.element_type, port.shape))
+        super().__init__(partial(request.infer, share_outputs=True))
 
 
 class OpenVinoDevice(Device):
@@ -132,24 +119,40 @@ class OpenVinoDevice(Device):
         return None if kind is None else RuntimeKernel(kind, kernel.hw, kernel.cin, kernel.cin)
 
 
-def compiled(model: onnx.ModelProto) -> ov.CompiledModel:
-    """A model compiled for the CPU.
+def compiled(model: onnx.ModelProto | Path, threads: int = 1) -> ov.CompiledModel:
+    """A model compiled for the CPU, for one image at a time where it would take any number.
+
+    Parameters
+    ----------
+    model : a model or its file
+    threads : to compute on
 
     Raises
     ------
     DeviceError
-        OpenVINO refuses it.
+        OpenVINO cannot read it, or does not know an operator; names the model.
     """
     core = ov.Core()
+    name, source = named_source(model)
     try:
-        return core.compile_model(core.read_model(model.SerializeToString()), "CPU", _OPTIONS)
+        found = core.read_model(source)
+        for port in found.inputs:
+            shape = port.partial_shape
+            if shape.rank.is_static and shape.rank.get_length() and shape[0].is_dynamic:
+                found.reshape({port: ov.PartialShape([1, *list(shape)[1:]])})
+        return core.compile_model(found, "CPU", options_of(threads))
     except RuntimeError as error:
         # Where in OpenVINO it happened tells nobody anything.
         lines = [
             s for s in str(error).splitlines() if not s.startswith(("Exception from", "Check"))
         ]
         reason = " ".join(" ".join(lines).split())
-        raise DeviceError(f"OpenVINO refuses {model.graph.name}: {reason}") from error
+        raise DeviceError(f"{name}: OpenVINO cannot read it ({reason})") from error
+
+
+def options_of(threads: int = 1) -> dict[str, str]:
+    """How OpenVINO is asked to run a model, on so many threads."""
+    return _OPTIONS | {"INFERENCE_NUM_THREADS": str(threads)}
 
 
 def alone(kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from nni_spaceevo.latency.sampling import random_network
 
 pytest.importorskip("ai_edge_litert", reason="the extra [litert] is not installed")
 
-from nni_spaceevo.latency.devices.litert import LiteRTDevice, TimedInterpreter
+from nni_spaceevo.latency.devices.litert import LiteRTDevice, interpreter_of
 
 DEVICE = LiteRTDevice()
 
@@ -42,5 +42,5 @@ def test_the_machine_names_its_runtime():
 
 
 def test_a_damaged_model_is_a_device_error():
-    with pytest.raises(DeviceError, match="LiteRT refuses a model"):
-        TimedInterpreter(b"not a flatbuffer at all")
+    with pytest.raises(DeviceError, match="model: LiteRT cannot read it"):
+        interpreter_of(b"not a flatbuffer at all")
