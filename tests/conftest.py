@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ from hypothesis import settings
 
 from nni_spaceevo.files import packed_folder
 from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
+
+# torch reads it when it is loaded, here and in every process that a test starts. Small networks are
+# no faster on two threads, and forty times slower where another process wants one of two cores.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # CI runs on two shared cores: no deadline per example, and the same examples on every run.
 settings.register_profile("spaceevo", deadline=None, derandomize=True)

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-# So that nothing takes longer only because processes get into each other's way.
-_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _PATIENCE_S = 300
 
 
@@ -19,7 +17,6 @@ def torchrun(count: int, *command: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, *launch, *command],
         cwd=cwd,
-        env=os.environ | _ONE_THREAD,
         capture_output=True,
         text=True,
         timeout=_PATIENCE_S,
@@ -39,7 +36,7 @@ def side_by_side(count: int, *command: str, cwd: Path) -> list[tuple[int, str]]:
         subprocess.Popen(
             [sys.executable, *command],
             cwd=cwd,
-            env=os.environ | _ONE_THREAD | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,

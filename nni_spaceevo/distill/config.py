@@ -76,9 +76,16 @@ class FashionMNISTConfig(Record, frozen=True, tag_field="name", tag="fashion_mni
     Attributes
     ----------
     path : their folder, as Debian's package `dataset-fashion-mnist` or as torchvision has it
+    train_images : how many of the 60,000 to train on, the first of each class in equal shares; None
+        for all
     """
 
     path: str = "/usr/share/datasets/fashion-mnist"
+    train_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_images is not None:
+            _positive("", train_images=self.train_images)
 
 
 # What results do not depend on, but for rounding.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 # As Python does for a script that it runs; the scripts import what they share by its bare name.
@@ -19,15 +17,6 @@ sys.path.append(str(FOLDER))
 def script(name: str) -> ModuleType:
     """A script of the folder `benchmarks`, its `main` not run."""
     return importlib.import_module(name)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Sums do not depend on how many cores there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="package")

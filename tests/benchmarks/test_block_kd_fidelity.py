@@ -69,7 +69,6 @@ def write_idx(path, values):
 @pytest.fixture(scope="module")
 def place(fidelity, tmp_path_factory):
     """A study of seconds, on blobs whose place is their label."""
-    torch.set_num_threads(1)
     folder, rng = tmp_path_factory.mktemp("fashion"), np.random.default_rng(0)
     for part, n in {"train": 96, "t10k": 40}.items():
         labels = rng.integers(10, size=n)

@@ -19,7 +19,6 @@ from nni_spaceevo.quant import FP32, INT8
 @pytest.fixture(scope="module")
 def small(speed):
     """A smaller teacher, and few small images."""
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         teacher = PretrainedConfig(model="torchvision:efficientnet_b0", weights="random")
         patch.setattr(speed, "TEACHER", teacher)

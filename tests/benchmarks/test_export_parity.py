@@ -16,7 +16,7 @@ from .conftest import script
 
 
 @pytest.fixture(scope="module")
-def study(one_thread: None) -> ModuleType:
+def study() -> ModuleType:
     """`benchmarks/export_parity.py`."""
     return script("export_parity")
 

@@ -37,7 +37,7 @@ SEQNET_PIXELS = [160, 192, 208, 224, 224, 160, 208, 224, 224, 224]
 
 
 @pytest.fixture(scope="module")
-def study(one_thread: None) -> ModuleType:
+def study() -> ModuleType:
     """`benchmarks/int8_speedup.py`."""
     return script("int8_speedup")
 

@@ -31,7 +31,7 @@ MIXED = tiny_hyperspace(OPTIONS["onnxw-mbv3_res"], OPTIONS["mobilew-fused_mb_se_
 
 
 @pytest.fixture(scope="module")
-def study(one_thread: None) -> ModuleType:
+def study() -> ModuleType:
     """`benchmarks/quantized_for_all.py`."""
     return script("quantized_for_all")
 

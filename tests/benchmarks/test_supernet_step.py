@@ -17,12 +17,6 @@ from nni_spaceevo.supernet.config import SupernetConfig
 from nni_spaceevo.supernet.model import Supernet
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small networks are no faster on two."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def small(sandwich):
     """A small hyperspace with squeeze and excite, and few small images."""

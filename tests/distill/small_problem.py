@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
 from nni_spaceevo.distill.data import ImageData, load_dataset
 from nni_spaceevo.distill.stage import StageRun, StageTask
@@ -46,7 +44,6 @@ def few_digits() -> ImageData:
 
 def small_problem(folder: Path) -> Small:
     """The problem, its teacher trained into `folder`."""
-    torch.set_num_threads(1)
     hyperspace, data = synthetic_hyperspace(), few_digits()
     teacher = train_teacher(hyperspace, data, TEACHER, 0, folder / "teacher.pt")
     return Small(hyperspace, data, teacher)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from msgspec.structs import replace
 
 from nni_spaceevo.cli import main
@@ -45,7 +44,6 @@ SUBNETS = {
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job whose search is done: the best space is neither uniform nor found by chance."""
-    torch.set_num_threads(1)
     made = write_small_job(tmp_path_factory.mktemp("job"), supernet=SUPERNET, subnets=SUBNETS)
     synthetic_lut(made.hyperspace, made.hyperspace.space(SPACE)).save(made.lut_path)
     assert main(["search", "--job", str(made.path), "--evaluations", "500"]) == 0

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.errors import CheckpointError, ConfigError, ConstraintError, LockedError
@@ -35,7 +34,6 @@ SUBNETS = {
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job whose supernet is trained."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("subnets")
     made = write_small_job(folder, supernet=SUPERNET, subnets=SUBNETS)
     train_supernet(made, SPACE)

@@ -35,7 +35,6 @@ class Distilled(NamedTuple):
 @cache
 def stage_task(block: int) -> StageTask:
     """Stage 2 with a block type and a teacher of random weights."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     teacher = Teacher(HYPERSPACE, (8, 12, 16, 16), 10).requires_grad_(False).eval()
     data = load_dataset("digits")

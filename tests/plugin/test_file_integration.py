@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from jobs.small_job import SPACE, SUPERNET, write_small_job
 
-from nni_spaceevo.device import one_thread
 from nni_spaceevo.files import to_yaml
 from nni_spaceevo.jobs.supernets import train_supernet
 from nni_spaceevo.plugin import seam
@@ -19,8 +18,7 @@ pytestmark = pytest.mark.slow
 
 def test_experiments_export_and_measure_subnets(nni: NNI, tmp_path: Path) -> None:
     job = write_small_job(tmp_path / "job", supernet=SUPERNET)
-    with one_thread():
-        train_supernet(job, SPACE)
+    train_supernet(job, SPACE)
     for kind in ("export", "bench"):
         # As `examples/digits/export.yml` and `bench.yml`.
         config = {

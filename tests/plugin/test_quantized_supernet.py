@@ -30,7 +30,6 @@ from nni_spaceevo.supernet.model import Subnet
 from nni_spaceevo.supernet.recalibration import recalibrate
 from nni_spaceevo.supernet.weights import load_supernet
 
-torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TINY = tiny_hyperspace()

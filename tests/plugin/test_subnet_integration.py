@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from jobs.small_job import SPACE, SUPERNET, write_small_job
 from supernet.tiny import used_supernet
@@ -93,9 +92,6 @@ def check_page(page: Page, port: int, trials: list[seam.Trial]) -> None:
 def test_a_killed_experiment_ends_as_the_command_does(
     nni: NNI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Logits are rounded as threads share them out: the trials have as many as this process.
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
     job = write_small_job(tmp_path / "job", supernet=SUPERNET, subnets=SUBNETS)
     space = job.hyperspace.space(SPACE)
     save_supernet(supernet_path(job, space), used_supernet(job.hyperspace, space, INT8))

@@ -34,8 +34,6 @@ from nni_spaceevo.supernet.model import Subnet
 from nni_spaceevo.supernet.weights import save_supernet
 from nni_spaceevo.testing import MACsLatency
 
-torch.set_num_threads(1)
-
 TINY = tiny_hyperspace()
 CODE = uniform(TINY)
 IMAGES = torch.randn(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,6 @@ from typing import Any
 
 import nni
 import pytest
-import torch
 from nni.nas.evaluator import FunctionalEvaluator
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.experiment import NasExperiment
@@ -38,7 +37,6 @@ from nni_spaceevo.testing import MACsLatency
 
 from .stand_in import accuracy
 
-torch.set_num_threads(1)
 TINY = tiny_hyperspace()
 CODE = uniform(TINY)
 PREDICTOR = MACsLatency()

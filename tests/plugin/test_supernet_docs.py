@@ -26,7 +26,6 @@ from nni_spaceevo.latency.devices.onnx_runtime import EXACT_SUMS
 from nni_spaceevo.supernet.weights import load_supernet
 from nni_spaceevo.testing import MACsLatency
 
-torch.set_num_threads(1)
 TEXT = (Path(__file__).parents[2] / "docs" / "supernet.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 SPACE = "digits-0132-0000"

@@ -14,7 +14,6 @@ from nni_spaceevo.supernet.run import SupernetRun
 from supernet.tiny import CONFIG, stripes, tiny_hyperspace, uniform
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     tiny, folder = tiny_hyperspace(), Path(sys.argv[1])
     with joined(torch.device("cpu")) as ranks:
         SupernetRun(tiny, uniform(tiny), stripes(), CONFIG, folder, ranks=ranks).run()

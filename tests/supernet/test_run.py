@@ -136,7 +136,6 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from supernet.test_run import new_run
 import torch
-torch.set_num_threads(1)
 run = new_run(Path(sys.argv[1]), save_every_s=0)
 step = run.trainer.step
 def told(images, labels, plan):

@@ -35,7 +35,7 @@ def load_dataset(config: DatasetConfig, folder: Path = Path()) -> Images:
         A file of it cannot be read.
     """
     if isinstance(config, FashionMNISTConfig):
-        data: Images = fashion_mnist(folder / config.path)
+        data: Images = fashion_mnist(folder / config.path, config.train_images)
     elif isinstance(config, ImageFolderConfig):
         data = ImageFolderData(folder / config.train, folder / config.held_out)
     elif config == "digits":
@@ -86,17 +86,19 @@ def _digits() -> ImageData:
     )
 
 
-def fashion_mnist(folder: Path) -> ImageData:
+def fashion_mnist(folder: Path, train_images: int | None = None) -> ImageData:
     """Zalando's 70,000 grey images of clothes, 28x28, 10,000 of them held out.
 
     Parameters
     ----------
     folder : with the four idx files, plain or `.gz`; or torchvision's, with `FashionMNIST/raw`
+    train_images : how many of those to train on are taken, the first of each class in equal shares;
+        None for all
 
     Raises
     ------
     ConfigError
-        A file is missing.
+        A file is missing, or there are fewer images to train on.
     FileAccessError
         A file is damaged.
     """
@@ -111,6 +113,14 @@ def fashion_mnist(folder: Path) -> ImageData:
                 f"{folder}: {len(images[-1])} images and {len(labels[-1])} labels in {part}-*; "
                 "expected as many of both"
             )
+    if train_images is not None:
+        if train_images > len(labels[0]):
+            raise ConfigError(
+                f"dataset fashion_mnist: train_images {train_images}; {folder} has "
+                f"{len(labels[0])} images to train on"
+            )
+        taken = _first_of_each_class(labels[0], train_images)
+        images[0], labels[0] = images[0][taken], labels[0][taken]
     return ImageData(
         *(images[0], labels[0], images[1], labels[1], 10),
         mean=_FASHION_MEAN,
@@ -119,6 +129,14 @@ def fashion_mnist(folder: Path) -> ImageData:
             [v2.RandomCrop(tuple(images[0].shape[2:]), padding=2), v2.RandomHorizontalFlip()]
         ),
     )
+
+
+def _first_of_each_class(labels: Tensor, count: int) -> Tensor:
+    """Ascending indices of `count` of the `labels` (n,), as many of each class as can be."""
+    rank = torch.empty_like(labels)
+    for members in (torch.nonzero(labels == label).flatten() for label in labels.unique()):
+        rank[members] = torch.arange(len(members))
+    return rank.argsort(stable=True)[:count].sort().values
 
 
 def _idx(folder: Path, name: str, dimensions: int) -> Tensor:

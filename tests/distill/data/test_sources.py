@@ -62,6 +62,30 @@ def test_fashion_mnist_is_read_where_debian_and_torchvision_put_it(tmp_path, bel
     torch.testing.assert_close(plain, data.test_images.float() / 255)
 
 
+def test_fewer_images_are_the_first_of_each_class(tmp_path):
+    write_fashion(tmp_path, count=40)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.arange(40) // 4)
+    every = load_dataset(FashionMNISTConfig(path=str(tmp_path)))
+    few = load_dataset(FashionMNISTConfig(path=str(tmp_path), train_images=20))
+    first = [4 * label + image for label in range(10) for image in range(2)]
+    assert torch.equal(few.train_images, every.train_images[first])
+    assert torch.equal(few.train_labels, every.train_labels[first])
+    assert torch.equal(few.test_images, every.test_images)
+    assert few.fingerprint != every.fingerprint
+
+
+def test_more_images_than_there_are_to_train_on_are_refused(tmp_path):
+    write_fashion(tmp_path)
+    with pytest.raises(ConfigError, match=r"train_images 13; .* has 12 images to train on"):
+        load_dataset(FashionMNISTConfig(path=str(tmp_path), train_images=13))
+
+
+@pytest.mark.parametrize("count", [0, -5])
+def test_no_images_to_train_on_are_refused(count):
+    with pytest.raises(ConfigError, match="train_images must be above 0"):
+        FashionMNISTConfig(train_images=count)
+
+
 def test_missing_fashion_mnist_says_where_to_get_it(tmp_path):
     with pytest.raises(ConfigError, match=r"no train-images-idx3-ubyte.*Debian's\s+dataset-fash"):
         load_dataset(FashionMNISTConfig(path=str(tmp_path)))
