@@ -13,7 +13,7 @@ from ..files import write_atomically
 from ..hyperspace import output_hw
 from ..latency.graph import SIGNED, GraphWriter, Limits, Precision
 from ..network import StaticNetwork
-from .folding import folded_floats, folded_integers
+from ..network.folding import folded_floats, folded_integers
 from .learned import Blocks, layer_at, range_at, ready
 
 BATCH = "batch"

@@ -18,7 +18,7 @@ from ..hyperspace import LinearStep
 from ..latency.graph import Precision
 from ..latency.tflite_graph import HARD_SIGMOID, LOGISTIC, SIGNED, Limits, TFLiteWriter
 from ..network import StaticNetwork
-from .folding import folded_floats, folded_integers
+from ..network.folding import folded_floats, folded_integers
 from .learned import Blocks, layer_at, range_at, ready
 from .runtime import Operators
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..hyperspace import SubnetCode
+from ..network.folding import settle_biases
 from ..quant import Precision, set_precision
 from .data import LabelledImages, calibration_batches, held_out_batches
 from .model import Subnet, Supernet
@@ -42,7 +43,7 @@ def calibrated_subnet(
 ) -> Subnet:
     """A subnet of its own, in evaluation mode, its BatchNorm measured on training images.
 
-    The supernet is left as it is.
+    In INT8 it is what is deployed, bias for bias. The supernet is left as it is.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ def calibrated_subnet(
     device = next(subnet.parameters()).device
     images = calibration_batches(data, code.resolution, batch_size, batches)
     recalibrate(subnet, (batch.to(device) for batch in images))
+    one = torch.zeros(1, dtype=torch.int64)
+    settle_biases(subnet, data.train_batch(one, code.resolution).to(device))
     return subnet
 
 

@@ -17,6 +17,7 @@ from nni_spaceevo.errors import QuantizationError
 from nni_spaceevo.hyperspace import SubnetCode
 from nni_spaceevo.latency.devices.onnx_runtime import optimized
 from nni_spaceevo.latency.graph import Precision
+from nni_spaceevo.network.folding import settle_biases
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, set_precision
 from nni_spaceevo.supernet.model import Subnet, Supernet
@@ -40,6 +41,7 @@ def trained(supernet: Supernet, code: SubnetCode) -> Subnet:
             weight[2::7] = 0.0
     subnet = supernet.extract(code)
     recalibrate(subnet, [images(code, 32)])
+    settle_biases(subnet, images(code, 1))
     return subnet
 
 
@@ -65,10 +67,10 @@ def test_onnx_runtime_computes_what_torch_computes(name: str) -> None:
         with torch.no_grad():
             expected = subnet(x)
         found = logits(exported(subnet, supernet, "int8"), x)
-        # Biases are whole numbers of a small unit, so now and then an activation is rounded to its
-        # neighbour; a network of random weights makes much of that. `test_folding` is exact.
-        assert (found - expected).abs().mean() < 0.1 * expected.std()
-        assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.85
+        # torch adds in float32: once in 10,000 times an activation that lies between two integers
+        # becomes the other one, and a network of random weights makes much of that.
+        assert (found - expected).abs().mean() < 0.05 * expected.std()
+        assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.95
         set_precision(subnet, FP32)
         with torch.no_grad():
             expected = subnet(x)

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from nni_spaceevo.errors import ConfigError, TrainingError
+from nni_spaceevo.network.folding import settle_biases
 from nni_spaceevo.quant import INT8
 from nni_spaceevo.supernet.evaluation import calibrated_subnet, evaluate
+from nni_spaceevo.supernet.recalibration import recalibrate
 
 from .tiny import stripes, tiny_hyperspace, uniform, used_supernet
 
@@ -36,6 +38,21 @@ def test_evaluation_leaves_the_supernet_as_it_is():
     evaluate(subnet, DATA)
     assert supernet.training and not subnet.training
     assert all(torch.equal(v, before[k]) for k, v in supernet.state_dict().items())
+
+
+def test_its_biases_are_those_that_a_device_adds():
+    supernet = used_supernet(TINY, uniform(TINY), INT8)
+    code = supernet.largest
+    subnet = calibrated_subnet(supernet, code, DATA, 32, 2)
+    plain = supernet.extract(code)
+    images = DATA.train_batch(torch.arange(64), code.resolution)
+    recalibrate(plain, images.split(32))
+    settled = {name: value.clone() for name, value in subnet.state_dict().items()}
+    assert any(not torch.equal(value, settled[name]) for name, value in plain.state_dict().items())
+    settle_biases(plain, images)
+    for network in (plain, subnet):
+        torch.testing.assert_close(network.state_dict(), settled, rtol=1e-6, atol=1e-7)
+        settle_biases(network, images)
 
 
 def test_it_is_the_same_whatever_subnet_was_judged_before():

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from nni_spaceevo.deploy.folding import folded_floats, folded_integers
 from nni_spaceevo.hyperspace import ConvStep, LinearStep
+from nni_spaceevo.network.folding import folded_floats, folded_integers, settle_biases
 from nni_spaceevo.network.layers import ConvLayer, LinearLayer
-from nni_spaceevo.quant import INT8, set_precision
+from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, set_precision
 
 INPUT_SCALE = 0.0371
 
@@ -23,6 +24,8 @@ def conv_layer(seed: int, *, depthwise: bool, norm: bool) -> tuple[ConvLayer, Co
     step = ConvStep("c", 6, 6, 3, 1, depthwise, norm, "none", bias=not norm)
     layer = ConvLayer([step])
     layer.conv.weight.data = torch.randn(layer.conv.weight.shape, generator=draw)
+    if not norm:
+        layer.conv.bias.data = torch.randn(6, generator=draw)
     if norm:
         layer.norm.weight.data = torch.tensor([1.0, -0.8, 0.0, 1e-9, 3.0, -2e-4])
         layer.norm.bias.data = torch.randn(6, generator=draw)
@@ -34,26 +37,62 @@ def conv_layer(seed: int, *, depthwise: bool, norm: bool) -> tuple[ConvLayer, Co
     return layer.eval(), step
 
 
+class OneLayer(nn.Module):
+    """Images on a grid, and a convolution on them."""
+
+    def __init__(self, layer: ConvLayer, step: ConvStep) -> None:
+        super().__init__()
+        self.layer, self.step = layer, step
+        self.image = ActivationQuantizer(unsigned=False)
+        self.image.initialize(INPUT_SCALE * torch.arange(-128.0, 128.0))
+        set_precision(self, INT8)
+        # So that what the convolution itself gives is seen.
+        layer.activations["none"].after.enabled = False
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Of images (n, 6, h, w)."""
+        found: torch.Tensor = self.layer(self.image(images), self.step)
+        return found
+
+
+def in_units(network: OneLayer, x: torch.Tensor) -> torch.Tensor:
+    """How far the integers are from the network, in units of the bias, but for float32's digits."""
+    network.eval()
+    with torch.no_grad():
+        expected = network(x.float()).double()
+    scale = float(network.image.scale.detach())
+    found = folded_integers(network.layer, scale)
+    assert found.weight.dtype == np.int8 and found.weight.min() >= -127
+    integers, groups = torch.from_numpy(found.weight).double(), 6 if network.step.depthwise else 1
+    product = F.conv2d((x / scale).round(), integers, padding=1, groups=groups)
+    unit = (scale * torch.from_numpy(found.scales).double()).view(-1, 1, 1)
+    bias = torch.from_numpy(found.bias).double().view(-1, 1, 1)
+    error = ((product + bias) * unit - expected).abs() - 1e-6 * expected.abs().max()
+    return error / unit
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 1000), depthwise=st.booleans(), norm=st.booleans())
 def test_a_convolution_in_integers_is_that_of_training(
     seed: int, depthwise: bool, norm: bool
 ) -> None:
-    layer, step = conv_layer(seed, depthwise=depthwise, norm=norm)
+    network = OneLayer(*conv_layer(seed, depthwise=depthwise, norm=norm))
     x = INPUT_SCALE * torch.randint(-128, 128, (2, 6, 5, 5)).double()
-    with torch.no_grad():
-        # Without the quantizer of its output.
-        layer.activations["none"].after.enabled = False
-        expected = layer(x.float(), step).double()
-    found = folded_integers(layer, INPUT_SCALE)
-    assert found.weight.dtype == np.int8 and found.weight.min() >= -127
-    integers = torch.from_numpy(found.weight).double()
-    product = F.conv2d((x / INPUT_SCALE).round(), integers, padding=1, groups=6 if depthwise else 1)
-    unit = (INPUT_SCALE * torch.from_numpy(found.scales).double()).view(-1, 1, 1)
-    bias = torch.from_numpy(found.bias).double().view(-1, 1, 1)
-    error = ((product + bias) * unit - expected).abs()
-    # Half a unit of the bias; scales are kept in float32.
-    assert (error <= 0.501 * unit + 1e-5 * expected.abs().max()).all()
+    assert 0.05 < in_units(network, x).max() <= 0.501
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    settle_biases(network, x[:1].float())
+    assert in_units(network, x).max() <= 0.001
+    once = network.state_dict()
+    changed = {name for name, value in once.items() if not torch.equal(value, before[name])}
+    assert changed == {"layer.norm.bias" if norm else "layer.conv.bias"}
+
+
+def test_without_quantizers_biases_stay_as_they_are() -> None:
+    network = OneLayer(*conv_layer(0, depthwise=False, norm=True))
+    set_precision(network, FP32)
+    before = network.layer.norm.bias.clone()
+    settle_biases(network, torch.randn(1, 6, 5, 5))
+    assert torch.equal(network.layer.norm.bias, before)
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
