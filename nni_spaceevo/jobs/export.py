@@ -223,4 +223,7 @@ def named_subnet(job: Job, supernet: Supernet, name: str, seed: int | None = Non
                 f"{SEQNET}1 to {SEQNET}{len(found)}"
             )
         name = found[int(number) - 1].subnet
-    return supernet.hyperspace.subnet(supernet.space, name)
+    try:
+        return supernet.hyperspace.subnet(supernet.space, name)
+    except CodeError as error:
+        raise CodeError(f"no subnet of {supernet.space}: {error}") from error
