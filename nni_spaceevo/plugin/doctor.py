@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from ..latency.machine import cpu_description, has_vnni
 from . import registration
 
 PACKAGES = (
@@ -51,7 +52,7 @@ def diagnose() -> list[Finding]:
     return [
         _python(),
         *_packages(),
-        _cpu(Path("/proc/cpuinfo")),
+        _cpu(),
         *_programs(),
         *_tuners(),
         _browser(),
@@ -99,12 +100,9 @@ def _packages() -> list[Finding]:
     return findings
 
 
-def _cpu(cpuinfo: Path) -> Finding:
-    text = cpuinfo.read_text(errors="replace") if cpuinfo.is_file() else ""
-    model = re.search(r"model name\s*:\s*(.*)", text)
-    flags = set((re.search(r"^flags\s*:\s*(.*)$", text, re.MULTILINE) or [""])[0].split())
-    name = model[1] if model else platform.machine()
-    if flags & {"avx512_vnni", "avx_vnni"}:
+def _cpu() -> Finding:
+    name, flags = cpu_description()
+    if has_vnni():
         return Finding("cpu", True, f"{name}: INT8 instructions (VNNI)")
     if "avx2" in flags:
         # Everything runs; only its INT8 speed is not that of the devices SpaceEvo is made for.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nni_spaceevo.latency import machine
 from nni_spaceevo.plugin import doctor, registration
 from nni_spaceevo.plugin.doctor import Finding
 
@@ -55,17 +56,20 @@ def test_installed_versions_are_those_of_the_package(monkeypatch: pytest.MonkeyP
         ("", False, "neither VNNI nor AVX2"),
     ],
 )
-def test_int8_instructions_of_the_cpu(tmp_path: Path, flags: str, ok: bool, text: str) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(_XEON.format(flags=flags))
-    found = doctor._cpu(cpuinfo)
+def test_int8_instructions_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, flags: str, ok: bool, text: str
+) -> None:
+    cpuinfo = {"/proc/cpuinfo": _XEON.format(flags=flags)}
+    monkeypatch.setattr(machine, "_read", lambda path: cpuinfo.get(path, ""))
+    found = _finding("cpu")
     assert found.ok is ok
     assert found.detail == f"Test CPU: {text}" or text in found.detail
     assert bool(found.remedy) is ("vnni" not in flags)
 
 
-def test_a_machine_without_cpuinfo_is_no_error(tmp_path: Path) -> None:
-    assert not doctor._cpu(tmp_path / "nowhere").ok
+def test_a_machine_without_cpuinfo_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path: "")
+    assert not _finding("cpu").ok
 
 
 def test_programs_must_be_this_environments(monkeypatch: pytest.MonkeyPatch) -> None:
