@@ -183,6 +183,24 @@ class SandwichModule(BaseOneShotLightningModule):
     def _seed(self) -> None:
         torch.manual_seed(self.config.seed * 2**20 + self.trainer.current_epoch)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Refuse a label that is no class, while it can be looked at without waiting for a GPU.
+
+        Raises
+        ------
+        ConfigError
+            Names the label and the classes.
+        """
+        supernet, (_, labels) = self.space.supernet, batch
+        classes = supernet.hyperspace.stages[-1].widths[-1]
+        if int(labels.min()) < 0 or int(labels.max()) >= classes:
+            wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise ConfigError(
+                f"QuantizedSupernet: the evaluator's images have label {wrong}; the last stage of "
+                f"{supernet.space} has {classes} classes, expected 0 to {classes - 1}"
+            )
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """One step of the sandwich rule.
 

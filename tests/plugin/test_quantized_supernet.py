@@ -35,7 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = tiny_hyperspace()
 CODE = uniform(TINY)
 DATA = stripes()
-TRAIN = TensorDataset(DATA.images, DATA.labels)
 HELD_OUT = TensorDataset(DATA.test_images, DATA.test_labels)
 
 
@@ -44,12 +43,15 @@ def new_space() -> SubnetModelSpace:
     return SubnetModelSpace(TINY, CODE)
 
 
-def evaluator(epochs: int = CONFIG.epochs, batch_size: int = 32, **kwargs: Any) -> Classification:
+def evaluator(
+    epochs: int = CONFIG.epochs, batch_size: int = 32, shift: int = 0, **kwargs: Any
+) -> Classification:
+    train = TensorDataset(DATA.images, DATA.labels + shift)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
     return Classification(
         num_classes=4,
         max_epochs=epochs,
-        train_dataloaders=DataLoader(TRAIN, batch_size=batch_size, shuffle=True),
+        train_dataloaders=DataLoader(train, batch_size=batch_size, shuffle=True),
         val_dataloaders=DataLoader(HELD_OUT, batch_size=20),
         accelerator="cpu",
         enable_model_summary=False,
@@ -233,6 +235,12 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
         start(new_space(), evaluator(precision="64-true"), tmp_path)
     with pytest.raises(ConfigError, match="batches have 16 images; expected 32, the batch_size"):
         start(new_space(), evaluator(batch_size=16), tmp_path)
+    for shift, label in ((1, 4), (-1, -1)):
+        message = (
+            rf"have label {label}; the last stage of tiny-00-00 has 4 classes, expected 0 to 3"
+        )
+        with pytest.raises(ConfigError, match=message):
+            start(new_space(), evaluator(shift=shift), tmp_path)
 
 
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path) -> None:
