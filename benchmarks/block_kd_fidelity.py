@@ -628,6 +628,7 @@ def figure_rows(result: dict[str, Any]) -> list[tuple[str, list[float], str]]:
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("work", type=Path, help="folder for checkpoints and results")
     parser.add_argument("--dataset", type=Path, default=Path(FashionMNISTConfig().path))

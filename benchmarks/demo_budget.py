@@ -62,6 +62,7 @@ def run_demo(folder: Path, port: int) -> tuple[float, list[tuple[str, float, flo
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     options = parser.parse_args()

@@ -113,6 +113,7 @@ def results(
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_job(parser)
     add_supernet(parser)

@@ -40,6 +40,7 @@ def collected(job: Job) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--job", type=Path, default=EXAMPLE / "chain.yaml", help="job file")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))

@@ -503,6 +503,7 @@ def _label(axes: Axes, r: dict[str, Any], offset: tuple[float, float]) -> tuple[
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40, help="turns of each file")
     parser.add_argument("--networks", nargs="+", metavar="NAME", help="these alone")

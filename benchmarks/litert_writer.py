@@ -270,6 +270,7 @@ def compared(name: str, resolution: int, first: int, rounds: int) -> dict[str, o
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10, help="visits to each model in a session")
     options = parser.parse_args()

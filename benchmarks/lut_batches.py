@@ -300,6 +300,7 @@ def all_cases(folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--dataset", type=Path, default=Path(FashionMNISTConfig().path))
     options = parser.parse_args()

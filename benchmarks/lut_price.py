@@ -86,6 +86,7 @@ def one(name: str, published: Path, predictor: str, folder: Path) -> dict[str, A
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("published", type=Path, help="folder of the published LUTs")
     parser.add_argument("--predictor", default="x86_vnni_ort_int8", help="of the further device")

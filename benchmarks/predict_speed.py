@@ -92,6 +92,7 @@ def nn_meter_times(folder: Path, networks: Sequence[Network]) -> dict[str, float
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     default = packed_folder("latency_predictors") / "x86_vnni_ort_int8"
     parser.add_argument("folder", nargs="?", type=Path, default=default)

@@ -136,6 +136,7 @@ def table(cases: list[dict[str, Any]], seeds: int) -> str:
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("published", type=Path, help="folder of the published LUTs")
     parser.add_argument("--seeds", type=int, default=10)

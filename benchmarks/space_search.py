@@ -163,6 +163,7 @@ def whole_search(path: Path, folder: Path, arguments: list[str]) -> dict[str, An
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("published", type=Path, help="folder of the published LUTs")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))

@@ -165,6 +165,7 @@ def hours(rows: list[dict[str, Any]], setting: Setting) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
