@@ -541,13 +541,20 @@ def stage_rows(
 
 
 def noise(boot: Bootstrap, found: Findings) -> dict[str, Any]:
-    """How well accuracies of two seeds agree: no score can be held to more."""
+    """How well accuracies of two seeds agree, and what tau that leaves to a perfect score.
+
+    A perfect score is what the mean accuracy of a subnet tends to over many trainings. Its tau to
+    the mean of two, as for normal distributions, is 2 / pi times the arc sine of the correlation.
+    """
     rows = {}
     for precision, accuracies in found.accuracy.items():
         first, second = accuracies[:, 0], accuracies[:, 1]
+        of_one, of_means = (first - second).var() / 2, accuracies.mean(1).var()
+        reliability = max(0.0, 1 - of_one / 2 / of_means)
         rows[precision] = {
             "tau_between_seeds": _rounded(boot.tau(first, second)),
-            "sd_of_one_training": round(float((first - second).std() / np.sqrt(2)), 5),
+            "tau_of_a_perfect_score": round(float(2 / np.pi * np.arcsin(reliability**0.5)), 3),
+            "sd_of_one_training": round(float(np.sqrt(of_one)), 5),
             "least": round(float(accuracies.mean(1).min()), 4),
             "most": round(float(accuracies.mean(1).max()), 4),
         }
