@@ -30,6 +30,7 @@ from nni_spaceevo.hyperspace import SubnetCode
 from nni_spaceevo.jobs.export import ExportReport, export_subnet
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.supernets import chosen_space, supernet_path
+from nni_spaceevo.supernet.evaluation import EVALUATION
 
 # What an issue of this project asks for.
 LEAST_SAME, MOST_APART = 0.995, 0.001
@@ -40,7 +41,7 @@ def reports(
 ) -> list[ExportReport]:
     """Reports of exported subnets, those of an earlier run from its files."""
     content = supernet_path(job, job.hyperspace.space(space), seed).read_bytes()
-    folder = job.work / "export_parity" / digest(content)
+    folder = job.work / "export_parity" / digest(EVALUATION, content)
     found = []
     for code in tqdm(codes, "Exporting", unit="subnet"):
         for suffix in suffixes:

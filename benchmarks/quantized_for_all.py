@@ -67,7 +67,7 @@ from nni_spaceevo.latency.sampling import network
 from nni_spaceevo.page import drawing
 from nni_spaceevo.quant import FP32, INT8
 from nni_spaceevo.supernet.data import LabelledImages, calibration_batches
-from nni_spaceevo.supernet.evaluation import calibrated_subnet
+from nni_spaceevo.supernet.evaluation import EVALUATION, calibrated_subnet
 from nni_spaceevo.supernet.model import Subnet, Supernet
 from nni_spaceevo.supernet.weights import load_supernet
 
@@ -120,7 +120,7 @@ class Study:
         calibration = (CALIBRATION_BATCH, CALIBRATION_BATCHES)
         versions = [version(package) for package in PACKAGES]
         settings = f"{self.recalibration} {calibration} {versions}"
-        return self.work / digest(*weights, self.data.fingerprint, settings)
+        return self.work / digest(EVALUATION, *weights, self.data.fingerprint, settings)
 
 
 class Kept(Record, frozen=True):

@@ -48,7 +48,7 @@ from nni_spaceevo.page import drawing
 from nni_spaceevo.quant import INT8
 from nni_spaceevo.search.priced import PricedSubnets
 from nni_spaceevo.search.subnets import SubnetSearch, SubnetSearchConfig, constraint_at
-from nni_spaceevo.supernet.evaluation import calibrated_subnet, evaluate
+from nni_spaceevo.supernet.evaluation import EVALUATION, calibrated_subnet, evaluate
 
 SURROGATE, PUBLISHED = WAYS = ("surrogate", "published")
 CONFIGS = {SURROGATE: SubnetSearchConfig(), PUBLISHED: SubnetSearchConfig(surrogate=None)}
@@ -117,7 +117,9 @@ def evaluation(job: Job, code: SpaceCode, seed: int | None, budget: Budget) -> t
         return evaluate(static, data, which).accuracy
 
     content = supernet_path(job, code, seed).read_bytes()
-    return evaluate_subnet, digest(content, data.fingerprint, to_json([*batches, len(which)]))
+    return evaluate_subnet, digest(
+        EVALUATION, content, data.fingerprint, to_json([*batches, len(which)])
+    )
 
 
 def remembered(evaluate_subnet: Evaluate, kept: EvaluationsFile, bar: Any) -> Evaluate:

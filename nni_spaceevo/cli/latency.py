@@ -57,7 +57,8 @@ def _add_predict(verbs: Verbs) -> None:
     verb.add_argument("--space", required=True, help="space code, such as onnxw-151122-023231")
     verb.add_argument("--job", type=Path, help="job file with hyperspace and predictor")
     verb.add_argument(
-        "--predictor", help="folder, or one of the package's; default: this machine's"
+        "--predictor",
+        help="folder, or one of the package's; default: the package's for CPUs like this one",
     )
     verb.add_argument("--hyperspace", help="YAML file or preset; default: the space's preset")
     verb.add_argument("--explain", action="store_true", help="kernel by kernel")
@@ -144,19 +145,49 @@ def _predict(options: argparse.Namespace) -> None:
 def _hyperspace_and_predictor(options: argparse.Namespace) -> tuple[Any, Any]:
     """From the job file, or from options that say what a job file would."""
     from ..hyperspace import load_hyperspace
-    from ..latency import local_device_name
 
     if options.job is not None:
+        if given := [n for n in ("predictor", "hyperspace", "trust_pickle") if getattr(options, n)]:
+            option = given[0].replace("_", "-")
+            raise ConfigError(f"--{option}: the job file says that; expected it or --job, not both")
         from ..jobs.job import Job
         from ..jobs.predictors import prepared_predictor
 
         job = Job(options.job)
         return job.hyperspace, prepared_predictor(job, say=lambda line: None)
-    name = options.predictor or local_device_name()
+    hyperspace = load_hyperspace(options.hyperspace or options.space.partition("-")[0])
+    name = options.predictor or _package_predictor()
     if options.explain and is_nn_meter(name):
         raise ConfigError("--explain: an nn-Meter predictor does not tell what the runtime does")
-    hyperspace = load_hyperspace(options.hyperspace or options.space.partition("-")[0])
     return hyperspace, named_predictor(name, options.trust_pickle)
+
+
+def _package_predictor() -> str:
+    """The package's predictor for CPUs like this one; tells on which one it was measured.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+    """
+    from ..files import packed_folder
+    from ..latency import load_predictor, local_device_name
+    from ..latency.machine import cpu_description
+
+    name, cpu = local_device_name(), cpu_description()[0]
+    if not (packed_folder("latency_predictors") / name).is_dir():
+        raise ConfigError(
+            f"--predictor: expected one, for the package has no {name}, for CPUs like this {cpu}; "
+            "`spaceevo predictor list` shows what there is, `spaceevo profile` makes one"
+        )
+    with warnings.catch_warnings():
+        # It is read once more, and says the same then.
+        warnings.simplefilter("ignore", PredictorWarning)
+        measured = load_predictor(packed_folder("latency_predictors") / name).machine.cpu
+    if measured != cpu:
+        text = f"latency predictor {name} was measured on {measured}; this is {cpu}"
+        warnings.warn(text, PredictorWarning, stacklevel=2)
+    return name
 
 
 def _predictor_list(options: argparse.Namespace) -> None:

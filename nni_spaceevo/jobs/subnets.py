@@ -25,15 +25,13 @@ from ..search.subnets import (
     constraint_at,
     pareto_front,
 )
-from ..supernet.evaluation import calibrated_subnet, evaluate
+from ..supernet.evaluation import EVALUATION, calibrated_subnet, evaluate
 from .distillation import images
 from .job import Job
 from .predictors import prepared_predictor
 from .supernets import load_trained, supernet_path
 
 SCHEMA = 1
-# Changes with what an evaluation computes.
-_EVALUATION = "with the biases of the INT8 file"
 # In `subnets_folder`: the outcome of the last search.
 RESULTS = "subnets.json"
 # A kill loses at most this much work.
@@ -184,7 +182,7 @@ class SubnetEvaluator:
         self._searched, self._unseen = order[::2], order[1::2]
         settings = (self._config.batch_size, self._config.recalibration_batches)
         content = supernet_path(job, space, seed).read_bytes()
-        self.made_for = digest(_EVALUATION, content, self._data.fingerprint, to_json(settings))
+        self.made_for = digest(EVALUATION, content, self._data.fingerprint, to_json(settings))
 
     def __call__(self, code: SubnetCode) -> SubnetResult:
         """Evaluate a subnet on the searched half of the held-out images."""

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..hyperspace import SubnetCode
-from ..network.folding import settle_biases
 from ..quant import Precision, set_precision
 from .data import LabelledImages, calibration_batches, held_out_batches
 from .model import Subnet, Supernet
 from .recalibration import recalibrate
 
+# Changes with what an evaluation computes: what is kept of other evaluations is not of this one.
+EVALUATION = "with the biases of the INT8 file"
 _BATCH = 256
 
 
@@ -61,8 +62,6 @@ def calibrated_subnet(
     device = next(subnet.parameters()).device
     images = calibration_batches(data, code.resolution, batch_size, batches)
     recalibrate(subnet, (batch.to(device) for batch in images))
-    one = torch.zeros(1, dtype=torch.int64)
-    settle_biases(subnet, data.train_batch(one, code.resolution).to(device))
     return subnet
 
 

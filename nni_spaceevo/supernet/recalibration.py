@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..network.folding import settle_biases
 
 
 @torch.no_grad()
@@ -20,7 +21,8 @@ def recalibrate(
 ) -> None:
     """Set the statistics of all BatchNorms to the means of those of some batches.
 
-    Everything else is as in evaluation: quantizers compute what the device computes.
+    Everything else is as in evaluation: quantizers compute what the device computes. Statistics
+    make the biases of a static INT8 network, which are then rounded to those of its file.
 
     Parameters
     ----------
@@ -39,10 +41,11 @@ def recalibrate(
     module.eval()
     for norm in norms:
         norm.train()
-    count = 0
+    count, one = 0, torch.empty(0)
     try:
         for count, images in enumerate(batches, 1):
             _require_several(images)
+            one = images[:1]
             for norm in norms:
                 norm.momentum = 1 / count  # A running mean over the batches so far.
             (run or module)(images)
@@ -52,6 +55,8 @@ def recalibrate(
             norm.momentum = momentum
     if not count:
         raise TrainingError("BatchNorm recalibration: no images; expected at least one batch")
+    if run is None:
+        settle_biases(module, one)
 
 
 def _require_several(images: Tensor) -> None:

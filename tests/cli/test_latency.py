@@ -4,6 +4,7 @@ import msgspec
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.cli.latency import PROFILE_OPTIONS
+from nni_spaceevo.latency import machine
 from nni_spaceevo.latency.profile import ProfileOptions
 
 ONNXW = "onnxw-151122-023231"
@@ -66,3 +67,23 @@ def test_an_nn_meter_folder_is_not_read_unless_its_pickles_are_trusted(tmp_path,
     arguments = ["predict", "--space", ONNXW, "--predictor", str(tmp_path)]
     assert main(arguments) == 1
     assert "--trust-pickle" in capsys.readouterr().err
+
+
+def test_what_the_job_file_says_is_not_said_again(job, capsys):
+    arguments = ["predict", "--job", str(job.path), "--space", "synthetic-120-201"]
+    for option in (["--predictor", PREDICTOR], ["--hyperspace", "onnxw"], ["--trust-pickle"]):
+        assert main([*arguments, *option]) == 1
+        assert f"{option[0]}: the job file says that" in capsys.readouterr().err
+
+
+def test_another_cpu_of_the_same_kind_is_told_and_one_of_no_kind_refused(monkeypatch, capsys):
+    cpu = {"flags": "avx2 avx512_vnni"}
+    cpuinfo = "model name\t: Some CPU\nflags\t: {flags}\n"
+    monkeypatch.setattr(machine, "_read", lambda path: cpuinfo.format(**cpu))
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    arguments = ["predict", "--space", ONNXW]
+    assert main(arguments) == 0
+    assert "x86_vnni_ort_int8 was measured on AMD EPYC; this is Some CPU" in capsys.readouterr().err
+    cpu["flags"] = "avx2"
+    assert main(arguments) == 1
+    assert "the package has no x86_ort_int8, for CPUs like this Some" in capsys.readouterr().err

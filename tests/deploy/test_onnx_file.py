@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from supernet.tiny import OPTIONS, tiny_hyperspace, uniform, used_supernet
@@ -15,9 +14,8 @@ from supernet.tiny import OPTIONS, tiny_hyperspace, uniform, used_supernet
 from nni_spaceevo.deploy.onnx_file import onnx_model, save_onnx
 from nni_spaceevo.errors import QuantizationError
 from nni_spaceevo.hyperspace import SubnetCode
-from nni_spaceevo.latency.devices.onnx_runtime import optimized
+from nni_spaceevo.latency.devices.onnx_runtime import opened, optimized
 from nni_spaceevo.latency.graph import Precision
-from nni_spaceevo.network.folding import settle_biases
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import FP32, INT8, ActivationQuantizer, set_precision
 from nni_spaceevo.supernet.model import Subnet, Supernet
@@ -41,7 +39,6 @@ def trained(supernet: Supernet, code: SubnetCode) -> Subnet:
             weight[2::7] = 0.0
     subnet = supernet.extract(code)
     recalibrate(subnet, [images(code, 32)])
-    settle_biases(subnet, images(code, 1))
     return subnet
 
 
@@ -51,8 +48,7 @@ def exported(subnet: Subnet, supernet: Supernet, precision: Precision) -> onnx.M
 
 
 def logits(model: onnx.ModelProto, x: torch.Tensor) -> torch.Tensor:
-    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(["logits"], {"input": x.numpy()})
+    (found,) = opened(model).run(["logits"], {"input": x.numpy()})
     return torch.from_numpy(found)
 
 

@@ -46,7 +46,7 @@ def test_its_biases_are_those_that_a_device_adds():
     subnet = calibrated_subnet(supernet, code, DATA, 32, 2)
     plain = supernet.extract(code)
     images = DATA.train_batch(torch.arange(64), code.resolution)
-    recalibrate(plain, images.split(32))
+    recalibrate(plain, images.split(32), plain)
     settled = {name: value.clone() for name, value in subnet.state_dict().items()}
     assert any(not torch.equal(value, settled[name]) for name, value in plain.state_dict().items())
     settle_biases(plain, images)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from nni_spaceevo.errors import TrainingError
-from nni_spaceevo.quant import INT8
+from nni_spaceevo.quant import FP32, INT8
 from nni_spaceevo.supernet.recalibration import recalibrate
 
 from .tiny import tiny_hyperspace, uniform, used_supernet
@@ -44,15 +44,18 @@ def test_it_does_not_matter_what_the_statistics_were():
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_nothing_else_changes():
+@pytest.mark.parametrize(
+    ("precision", "biases"), [(FP32, set()), (INT8, {"bias"})], ids=["fp32", "int8"]
+)
+def test_nothing_else_changes(precision, biases):
     hyperspace = tiny_hyperspace()
-    supernet = used_supernet(hyperspace, uniform(hyperspace), INT8)
+    supernet = used_supernet(hyperspace, uniform(hyperspace), precision)
     subnet = supernet.extract(supernet.largest)
     before = {k: v.clone() for k, v in subnet.state_dict().items()}
     recalibrate(subnet, batches(2))
     after = subnet.state_dict()
     changed = {k.rpartition(".")[2] for k in after if not torch.equal(before[k], after[k])}
-    assert changed == {"running_mean", "running_var"}
+    assert changed == {"running_mean", "running_var"} | biases
 
 
 def test_a_batch_of_one_image_is_refused_and_the_momentum_stays():

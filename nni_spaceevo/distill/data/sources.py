@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, FileAccessError
+from ...own import import_own
 from ..config import DatasetConfig, FashionMNISTConfig, ImageFolderConfig
-from ..own import import_own
 from .folder import ImageFolderData
 from .images import ImageData, Images
 

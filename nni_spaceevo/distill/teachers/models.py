@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError, ConfigError
+from ...own import import_own
 from ..config import PretrainedConfig
 from ..data.folder import IMAGENET_MEAN, IMAGENET_STD
-from ..own import import_own
 
 RANDOM = "random"
 # As in Google's code of EfficientNet-Lite: (image - 127) / 128.

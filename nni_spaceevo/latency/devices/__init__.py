@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 from ...errors import ConfigError, DeviceError
+from ...own import import_own
 from .device import Device, Timed
 from .file_device import FileDevice
 
@@ -75,7 +77,7 @@ def get_device(name: str) -> Device:
 
         return {"command": CommandDevice, "adb": AdbDevice}[kind](rest)
     if colon:
-        return _imported(kind, rest)
+        return _imported(name)
     if name not in _BUILT_IN:
         raise ConfigError(
             f"device {name!r}: expected one of {', '.join(device_names())}, command:…, adb:… or "
@@ -109,15 +111,14 @@ def runtime_module(module: str, wanted_by: str, extra: str) -> ModuleType:
         ) from error
 
 
-def _imported(module: str, attribute: str) -> Device:
+def _imported(name: str) -> Device:
     """An own device class by import path."""
     try:
-        made = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
+        made = import_own(name, Path(), "device")()
+    except TypeError as error:
         raise ConfigError(
-            f"device '{module}:{attribute}': expected an importable class without arguments "
-            f"({error})"
+            f"device {name!r}: expected a class without arguments ({error})"
         ) from error
     if not isinstance(made, Device):
-        raise ConfigError(f"device '{module}:{attribute}': {attribute} is not a subclass of Device")
+        raise ConfigError(f"device {name!r}: not a subclass of Device")
     return made

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from nni_spaceevo.distill.own import import_own
 from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.own import import_own
 
 
 @pytest.fixture

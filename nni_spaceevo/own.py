@@ -1,4 +1,4 @@
-"""A user's own teachers and datasets, by import path."""
+"""A user's own teachers, datasets and devices, by import path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
+from .errors import ConfigError
 
 
 def import_own(name: str, folder: Path, what: str) -> Callable[[], Any]:
@@ -17,8 +17,8 @@ def import_own(name: str, folder: Path, what: str) -> Callable[[], Any]:
     Parameters
     ----------
     name : import path; the module is on Python's path, or in `folder`
-    folder : of the job file
-    what : key of the job file, for errors
+    folder : of the job file, or the current one where there is no job
+    what : key of the job file or option, for errors
 
     Raises
     ------
@@ -27,7 +27,7 @@ def import_own(name: str, folder: Path, what: str) -> Callable[[], Any]:
     """
     module, _, attribute = name.partition(":")
     place = str(folder.resolve())
-    # Last, so that a file of the job's folder never hides a package.
+    # Last, so that a file of that folder never hides a package.
     if place not in sys.path:
         sys.path.append(place)
     try:
