@@ -26,7 +26,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     verb.set_defaults(run=_distill)
 
-    verb = verbs.add_parser("report", help="write the report of the last NNI search again")
+    verb = verbs.add_parser("report", help="write the report of the last search again")
     add_job(verb)
     verb.set_defaults(run=_report)
 

@@ -28,6 +28,7 @@ from nni_spaceevo.hyperspace import (
     load_hyperspace,
     presets,
 )
+from nni_spaceevo.hyperspace.blocks import BLOCK_TYPES
 
 DIGITS_FILE = packed_folder("examples") / "digits" / "hyperspace.yaml"
 HYPERSPACES = {name: load_hyperspace(name) for name in presets()} | {
@@ -613,3 +614,14 @@ def test_records_made_in_python_are_checked_alike() -> None:
     assert option.expand_choices == (0.0,)
     config = option.config(16, BlockChoice(5, 24, 0.0), 2)
     assert (config.cin, config.cout, config.expand, config.stride) == (16, 24, None, 2)
+
+
+def test_the_hyperspace_of_the_docs_reads(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "hyperspace.md").read_text(encoding="utf-8")
+    path = tmp_path / "pets.yaml"
+    path.write_text(re.findall(r"```yaml\n(.*?)```", text, re.S)[0])
+    hyperspace = load_hyperspace(path)
+    assert hyperspace.num_spaces == 16
+    assert str(hyperspace.space("pets-01-10")) == "pets-01-10"
+    for name in BLOCK_TYPES:
+        assert f"`{name}`" in text
