@@ -31,7 +31,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = verbs.add_parser("bench", help="measure ONNX and TFLite files, side by side")
     verb.add_argument("files", type=Path, nargs="+", metavar="FILE", help="ONNX or TFLite files")
     verb.add_argument("--job", type=Path, help="job file: adds predictions and accuracies")
-    verb.add_argument("--output", type=Path, help="folder for bench.json and bench.png")
+    verb.add_argument("--output", type=Path, help="folder for bench.json, bench.md and bench.png")
     verb.add_argument("--rounds", type=int, default=20, help="turns of each file; default: 20")
     verb.add_argument("--threads", type=int, default=1, help="of the runtimes; default: 1")
     verb.add_argument(
@@ -66,9 +66,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    from ..files import require_writable
     from ..jobs.bench import bench_files
     from ..jobs.job import Job
 
+    if options.output is not None:
+        require_writable(options.output / "bench.json")
     job = None if options.job is None else Job(options.job)
     found = bench_files(
         options.files,
@@ -79,9 +82,8 @@ def _bench(options: argparse.Namespace) -> None:
         device=options.device,
         program=options.benchmark_binary,
     )
+    print(found.text())
     if options.output is not None:
         from ..reports.bench_report import write_bench
 
         write_bench(found, options.output)
-    machine = found.machine
-    print(f"{machine.cpu}, {machine.runtime}, {machine.threads} thread(s)\n\n{found.table()}")

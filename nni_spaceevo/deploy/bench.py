@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from tqdm import trange
 
 from ..errors import ConfigError
 from ..files import Record
-from ..latency.machine import Machine, describe_machine, one_core
+from ..latency.machine import Machine, describe_machine, pinned
 from .sessions import ONNX_RUNTIMES, TFLITE, Session, open_session, runtimes_of
 
 SCHEMA = 2
@@ -67,6 +66,15 @@ class Bench(Record, frozen=True):
     machine: Machine
     files: tuple[FileTiming, ...]
 
+    def text(self) -> str:
+        """Machine, protocol and `table`, as Markdown."""
+        m = self.machine
+        governor = f", governor {m.governor}" if m.governor else ""
+        return (
+            f"{m.cpu} ({', '.join(m.flags) or 'no INT8 extensions'}; {m.cores} cores{governor}), "
+            f"{m.runtime}: {m.protocol}\n\n{self.table()}"
+        )
+
     def table(self) -> str:
         """A Markdown table; ratios are to the first row."""
         lines = [
@@ -113,7 +121,7 @@ def time_files(
     ----------
     paths : ONNX and TFLite files with float inputs, of which only the first axis may be open
     rounds : how often each file has its turn
-    threads : of the runtimes; one is kept on one core
+    threads : of the runtimes, each kept on a core of its own where there are as many
     runtimes : "onnxruntime", "openvino" or both: each ONNX file has its turn under each; LiteRT
         runs TFLite files
 
@@ -130,12 +138,13 @@ def time_files(
             f"bench: runtimes {', '.join(runtimes) or 'none'}; expected some of "
             f"{', '.join(ONNX_RUNTIMES)} for ONNX files ({TFLITE} files run in LiteRT)"
         )
-    sessions = [
-        open_session(path, runtime, threads)
-        for path in paths
-        for runtime in runtimes_of(path, runtimes)
-    ]
-    with one_core() if threads == 1 else nullcontext():
+    # A runtime's threads stay where the one that starts them is.
+    with pinned(threads) as cores:
+        sessions = [
+            open_session(path, runtime, threads)
+            for path in paths
+            for runtime in runtimes_of(path, runtimes)
+        ]
         found = by_turns([_Local(session) for session in sessions], rounds)
     names = {session.runtime: session.options for session in sessions}
     options = {
@@ -144,11 +153,15 @@ def time_files(
         for key, value in chosen.items()
     }
     protocol = (
-        f"batch 1, {threads} thread(s), inputs and outputs bound, {rounds} rounds of the files by "
-        f"turns, about {_ROUND_S * 1e3:.0f} ms each after {_WARMUP_RUNS} runs of warm-up; median "
-        "of all runs"
+        f"batch 1, {threads} thread(s) on {_named(cores)}, inputs and outputs bound, {rounds} "
+        f"rounds of the files by turns, about {_ROUND_S * 1e3:.0f} ms each after {_WARMUP_RUNS} "
+        "runs of warm-up; median of all runs"
     )
     return Bench(SCHEMA, describe_machine(", ".join(names), {}, options, protocol, threads), found)
+
+
+def _named(cores: Sequence[int]) -> str:
+    return f"core {', '.join(map(str, cores))}" if cores else "any cores"
 
 
 def check_rounds(paths: Sequence[Path], rounds: int, threads: int) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from ..deploy.android import time_files_on_phone
 from ..deploy.bench import Bench, time_files
-from ..deploy.sessions import ONNX_RUNTIMES, TFLITE, open_session, runtimes_of
+from ..deploy.sessions import ONNX_RUNTIMES, TFLITE, Session, open_session, runtimes_of
 from ..distill.data import Images
 from ..errors import ConfigError
 from ..hyperspace import Hyperspace, place
@@ -18,6 +18,7 @@ from ..latency.tflite_graph import flatbuffer_metadata
 from ..lut import LatencyModel
 from ..supernet.data import held_out_batches
 from .distillation import images
+from .export import HYPERSPACE
 from .job import Job
 from .predictors import prepared_predictor
 
@@ -63,14 +64,18 @@ def bench_files(
     if program is not None and not on_phone:
         raise ConfigError(f"bench: {program} runs on a phone; expected --device adb:<serial> too")
     chosen = runtimes or ONNX_RUNTIMES[:1]
+    rows = [(path, runtime) for path in paths for runtime in runtimes_of(path, chosen)]
+    if job is not None:
+        # What is wrong with them is said before everything is measured.
+        predictor, data = prepared_predictor(job), images(job)
+        for path, runtime in rows:
+            _judging(path, data, runtime)
     if device is not None:
         found = time_files_on_phone(paths, device, program, rounds, threads)
     else:
         found = time_files(paths, rounds, threads, chosen)
     if job is None:
         return found
-    predictor, data = prepared_predictor(job), images(job)
-    rows = [(path, runtime) for path in paths for runtime in runtimes_of(path, chosen)]
     known = [
         replace(
             timing,
@@ -83,9 +88,12 @@ def bench_files(
 
 
 def predicted_ms(hyperspace: Hyperspace, path: Path, predictor: LatencyModel) -> float | None:
-    """What a predictor says of a file that `export_subnet` wrote; None of others and of floats."""
+    """What a predictor says of an INT8 file that `export_subnet` wrote for this hyperspace.
+
+    None of any other file.
+    """
     about = _about(path)
-    if about.get("precision") != "int8" or not {"space", "subnet"} <= about.keys():
+    if (about.get("precision"), about.get(HYPERSPACE)) != ("int8", hyperspace.fingerprint):
         return None
     space = hyperspace.space(about["space"])
     code = hyperspace.subnet(space, about["subnet"])
@@ -116,6 +124,18 @@ def accuracy(path: Path, data: Images, runtime: str | None = None) -> float | No
     """
     if data.test_labels is None:
         return None
+    session, size = _judging(path, data, runtime)
+    right = 0
+    batches = held_out_batches(data, size, _BATCH, f"Accuracy of {path.name}")
+    for given_images, labels in batches:
+        assert labels is not None
+        named = session.logits(given_images.numpy()).argmax(1)
+        right += int((named == labels.numpy()).sum())
+    return right / data.test_size
+
+
+def _judging(path: Path, data: Images, runtime: str | None) -> tuple[Session, int]:
+    """What runs a file on these images, and the size at which it takes them; raises as above."""
     session = open_session(path, runtime)
     if session.image is None or session.image[0] != data.channels:
         found = ", ".join(f"{given.name} of {list(given.shape)}" for given in session.inputs)
@@ -126,10 +146,4 @@ def accuracy(path: Path, data: Images, runtime: str | None = None) -> float | No
         raise ConfigError(
             f"{path}: answers with {session.classes} classes; the images have {data.classes}"
         )
-    right = 0
-    batches = held_out_batches(data, session.image[1], _BATCH, f"Accuracy of {path.name}")
-    for given_images, labels in batches:
-        assert labels is not None
-        named = session.logits(given_images.numpy()).argmax(1)
-        right += int((named == labels.numpy()).sum())
-    return right / data.test_size
+    return session, session.image[1]

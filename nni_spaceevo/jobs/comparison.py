@@ -252,6 +252,11 @@ def compare_spaces(
         As `contenders`, `train_supernet`, `search_subnets` and `bench_files`.
     """
     numbers = tuple(dict.fromkeys(seeds or (job.config.seed,)))
+    if not job.config.supernet.int8.epochs:
+        raise ConfigError(
+            f"{job.path}: supernet.int8.epochs is 0; expected an LSQ+ phase, for INT8 subnets are "
+            "compared"
+        )
     with exclusive(job.comparison_path / "comparison.json"):
         taking_part = contenders(job, block_types)
         device = prepared_predictor(job)

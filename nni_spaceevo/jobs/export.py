@@ -27,6 +27,8 @@ from .supernets import BEST, chosen_space, load_trained
 LARGEST, SMALLEST = "largest", "smallest"
 # With a number: the best subnet of the search within its first, second, … latency constraint.
 SEQNET = "seqnet"
+# Key of a file's metadata that tells which hyperspace its codes are of.
+HYPERSPACE = "hyperspace"
 _BATCH = 250
 
 
@@ -138,7 +140,7 @@ def export_subnet(
     with one_thread():
         static = calibrated_subnet(supernet, chosen, data, *batches, wanted)
     about = {"space": code, "subnet": chosen, "precision": precision}
-    about |= {"mean": data.mean, "std": data.std}
+    about |= {HYPERSPACE: job.hyperspace.fingerprint, "mean": data.mean, "std": data.std}
     told = {key: str(value) for key, value in about.items()}
     what = static, job.hyperspace.subnet_blocks(code, chosen), chosen.resolution, precision
     demanded: dict[str, str] = {}
@@ -216,13 +218,21 @@ def named_subnet(job: Job, supernet: Supernet, name: str, seed: int | None = Non
     if name in ends:
         return ends[name]
     if name.startswith(SEQNET) and number.isdecimal():
-        found = found_subnets(job, supernet.space, seed).best
-        if not 1 <= int(number) <= len(found):
+        results = found_subnets(job, supernet.space, seed)
+        asked = results.asked_ms
+        if not 1 <= int(number) <= len(asked):
             raise CodeError(
-                f"subnet {name!r}: the search of {supernet.space} has found {len(found)}; expected "
-                f"{SEQNET}1 to {SEQNET}{len(found)}"
+                f"subnet {name!r}: the search of {supernet.space} had {len(asked)} latency "
+                f"constraints; expected {SEQNET}1 to {SEQNET}{len(asked)}"
             )
-        name = found[int(number) - 1].subnet
+        within = dict(zip(results.constraints_ms, results.best, strict=True))
+        found = within.get(asked[int(number) - 1])
+        if found is None:
+            raise CodeError(
+                f"subnet {name!r}: the search of {supernet.space} has found none within T = "
+                f"{asked[int(number) - 1]:g} ms"
+            )
+        name = found.subnet
     try:
         return supernet.hyperspace.subnet(supernet.space, name)
     except CodeError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -99,10 +98,11 @@ class SubnetResults(Record, frozen=True):
     ----------
     schema : version of the file format
     space, seed : of the supernet
+    made_for : hash of what accuracies depend on, as of `Evaluations`
     device : of the latency predictor
-    constraints_ms : latency constraints T in milliseconds, ascending; those without a subnet are
-        not there
-    best : the most accurate subnet within each
+    asked_ms : latency constraints T in milliseconds, ascending
+    constraints_ms : those of them within which there is a subnet
+    best : the most accurate subnet within each of these
     front : the subnets than which no evaluated one is as fast and more accurate
     evaluated : predicted milliseconds and accuracy of each subnet that the search asked for
     """
@@ -110,7 +110,9 @@ class SubnetResults(Record, frozen=True):
     schema: int
     space: str
     seed: int
+    made_for: str
     device: str
+    asked_ms: tuple[float, ...]
     constraints_ms: tuple[float, ...]
     best: tuple[FoundSubnet, ...]
     front: tuple[FoundSubnet, ...]
@@ -124,6 +126,7 @@ class SubnetResults(Record, frozen=True):
     def outcome(self) -> str:
         """A line for people for each constraint."""
         lines = [f"{self.space}, seed {self.seed}: {len(self.evaluated)} subnets evaluated"]
+        lines += [f"T = {T:g} ms: no subnet" for T in self.asked_ms if T not in self.constraints_ms]
         for T, found in zip(self.constraints_ms, self.best, strict=True):
             lines.append(
                 f"T = {T:g} ms: {found.accuracy:.2%} at {found.predicted_ms:.4g} ms predicted, "
@@ -143,7 +146,8 @@ def found_subnets(job: Job, space: SpaceCode, seed: int | None = None) -> Subnet
     Raises
     ------
     ConfigError
-        There has been none, or its file is damaged.
+        There has been none, its file is damaged, or it was of another supernet, such as one
+        trained since.
     """
     path = subnets_folder(job, space, seed) / RESULTS
     if not path.is_file():
@@ -151,7 +155,21 @@ def found_subnets(job: Job, space: SpaceCode, seed: int | None = None) -> Subnet
             f"no {path}; search the supernet's subnets first (`spaceevo subnets --job "
             f"{job.path.name} --space {space}`)"
         )
-    return read_json(path, SubnetResults)
+    found = read_json(path, SubnetResults)
+    if found.made_for != _made_for(job, space, seed):
+        raise ConfigError(
+            f"{path}: found in another supernet, or with other images or settings, than {space} "
+            f"has now; search again (`spaceevo subnets --job {job.path.name} --space {space}`)"
+        )
+    return found
+
+
+def _made_for(job: Job, space: SpaceCode, seed: int | None) -> str:
+    """Hash of what accuracies depend on: the supernet, the images, how statistics are taken."""
+    path, config = supernet_path(job, space, seed), job.config.supernet
+    supernet = path.read_bytes() if path.is_file() else b""
+    settings = to_json((config.batch_size, config.recalibration_batches))
+    return digest(EVALUATION, supernet, images(job).fingerprint, settings)
 
 
 class SubnetEvaluator:
@@ -180,9 +198,7 @@ class SubnetEvaluator:
             raise ConfigError(f"{job.path}: subnets are chosen by held-out images; there are none")
         order = torch.randperm(self._data.test_size, generator=torch.Generator().manual_seed(0))
         self._searched, self._unseen = order[::2], order[1::2]
-        settings = (self._config.batch_size, self._config.recalibration_batches)
-        content = supernet_path(job, space, seed).read_bytes()
-        self.made_for = digest(EVALUATION, content, self._data.fingerprint, to_json(settings))
+        self.made_for = _made_for(job, space, seed)
 
     def __call__(self, code: SubnetCode) -> SubnetResult:
         """Evaluate a subnet on the searched half of the held-out images."""
@@ -297,7 +313,7 @@ def search_subnets(
                     search.tell(code, kept.results[str(code)].accuracy)
                     bar.update()
         kept.save()
-        results = results_of(job, search, device, seed, evaluator.unseen_accuracy)
+        results = results_of(job, search, device, seed, evaluator)
         write_atomically(folder / RESULTS, to_json(results))
     return results
 
@@ -307,7 +323,7 @@ def results_of(
     search: SubnetSearch,
     device: LatencyModel,
     seed: int | None,
-    unseen_accuracy: Callable[[SubnetCode], float],
+    evaluator: SubnetEvaluator,
 ) -> SubnetResults:
     """The outcome of a search that is finished."""
     evaluated = search.evaluated
@@ -331,9 +347,11 @@ def results_of(
         schema=SCHEMA,
         space=str(space),
         seed=job.seed(seed),
+        made_for=evaluator.made_for,
         device=device.name,
+        asked_ms=search.constraints_ms,
         constraints_ms=tuple(best),
-        best=tuple(found(s, unseen_accuracy(s.code)) for s in best.values()),
+        best=tuple(found(s, evaluator.unseen_accuracy(s.code)) for s in best.values()),
         front=tuple(found(s) for s in pareto_front(evaluated)),
         evaluated=tuple((s.ms, s.accuracy) for s in evaluated),
     )

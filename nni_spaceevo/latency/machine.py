@@ -92,17 +92,30 @@ def describe_machine(
 
 
 @contextlib.contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process on one core, at raised priority where allowed; restored afterwards."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
+def pinned(cores: int = 1) -> Iterator[tuple[int, ...]]:
+    """Keep this thread on some cores, at raised priority where allowed; restored afterwards.
+
+    Threads that it starts meanwhile stay on them too.
+
+    Parameters
+    ----------
+    cores : how many, the last ones of those allowed
+
+    Yields
+    ------
+    their numbers; none where the system cannot pin, or has not as many
+    """
+    can = hasattr(os, "sched_setaffinity")
+    if not can or cores > len(os.sched_getaffinity(0)):
+        yield ()
         return
     allowed, priority = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
-    os.sched_setaffinity(0, {max(allowed)})
+    chosen = tuple(sorted(allowed)[-cores:])
+    os.sched_setaffinity(0, chosen)
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, priority - 10)
     try:
-        yield
+        yield chosen
     finally:
         os.sched_setaffinity(0, allowed)
         with contextlib.suppress(PermissionError):

@@ -22,7 +22,7 @@ from ..hyperspace import mparams
 from .devices.device import Device, Timed
 from .journal import Journal, Slot
 from .lowering import RuntimeKernel
-from .machine import free_memory_mb, one_core
+from .machine import free_memory_mb, pinned
 from .sampling import Network
 
 # A visit is slow if the reference kernel took this much longer than its best.
@@ -213,7 +213,7 @@ def measure_all(
 
     visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
-        one_core(),
+        pinned(),
         journal.writing() as pen,
         tqdm(
             total=sum(wanted.values()), desc="measuring", unit="visit", disable=not progress

@@ -7,6 +7,7 @@ Lightning runs the loop, and `SupernetTrainer` does the steps.
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from nni.nas.space import ExecutableModelSpace, RawFormatModelSpace
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..files import convert, plain
+from ..files import convert, exclusive, plain
 from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..quant import set_precision
 from ..supernet.config import SupernetConfig
@@ -28,6 +29,9 @@ from ..supernet.recalibration import recalibrate
 from ..supernet.trainer import SupernetTrainer
 from ..supernet.weights import save_supernet
 from .subnet_space import SubnetModelSpace
+
+# Settings of `SupernetConfig` that Lightning has its own for.
+_LIGHTNINGS = ("device", "evaluate_every", "evaluated_subnets")
 
 
 class QuantizedSupernet(OneShotStrategy):
@@ -41,8 +45,9 @@ class QuantizedSupernet(OneShotStrategy):
     Parameters
     ----------
     folder : where `<space>.training.pt`, from which a killed training continues at the epoch in
-        which it was, and in the end `<space>.pt` lie
-    config : how it is trained
+        which it was, and in the end `<space>.pt` lie; other images need another folder
+    config : how it is trained; where it is trained and when it is judged are Lightning's to say, so
+        its `device`, `evaluate_every` and `evaluated_subnets` are not looked at
     **changes : fields of `SupernetConfig` that are other than in `config`, as plain data
 
     Raises
@@ -51,6 +56,8 @@ class QuantizedSupernet(OneShotStrategy):
         A wrong setting; or, when it starts, a model space or an evaluator that does not fit.
     CheckpointError
         The checkpoint in the folder is of another space or of other settings.
+    LockedError
+        Another process is training the same space in the folder.
     """
 
     def __init__(
@@ -58,6 +65,11 @@ class QuantizedSupernet(OneShotStrategy):
     ) -> None:
         super().__init__()
         self.folder = Path(folder)
+        if theirs := [key for key in _LIGHTNINGS if key in changes]:
+            raise ConfigError(
+                f"QuantizedSupernet: {theirs[0]} is what the evaluator's trainer says; expected it "
+                "there alone"
+            )
         data = {**plain(config or SupernetConfig()), **plain(changes)}
         self.config = convert(data, SupernetConfig, "QuantizedSupernet")
 
@@ -86,6 +98,11 @@ class QuantizedSupernet(OneShotStrategy):
         self._check_trainer(model_space.evaluator.trainer)
         return super()._initialize(cast(RawFormatModelSpace, model_space), engine)
 
+    def _run(self) -> None:
+        mutated = cast(RawFormatModelSpace, self._mutated_model_space).model_space
+        with exclusive(_checkpoint(self.folder, cast(SubnetModelSpace, mutated))):
+            super()._run()
+
     def _check_trainer(self, trainer: Trainer) -> None:
         for what, given, expected, why in (
             ("max_epochs", trainer.max_epochs, self.config.epochs, "those of both phases"),
@@ -110,6 +127,10 @@ class QuantizedSupernet(OneShotStrategy):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to load: training continues from the folder."""
+
+
+def _checkpoint(folder: Path, space: SubnetModelSpace) -> Path:
+    return folder / f"{space.supernet.space}.training.pt"
 
 
 class SandwichModule(BaseOneShotLightningModule):
@@ -138,7 +159,7 @@ class SandwichModule(BaseOneShotLightningModule):
     @property
     def path(self) -> Path:
         """The checkpoint."""
-        return self.folder / f"{self.space.supernet.space}.training.pt"
+        return _checkpoint(self.folder, self.space)
 
     @property
     def weights_path(self) -> Path:
@@ -147,7 +168,8 @@ class SandwichModule(BaseOneShotLightningModule):
 
     @property
     def _made_for(self) -> dict[str, str]:
-        return {**self.space.supernet.made_for, **settings("supernet", self.config.deciding)}
+        deciding = {k: v for k, v in self.config.deciding.items() if k not in _LIGHTNINGS}
+        return {**self.space.supernet.made_for, **settings("supernet", deciding)}
 
     # ---- training -----------------------------------------------------------------------------
 
@@ -212,12 +234,19 @@ class SandwichModule(BaseOneShotLightningModule):
             The batches are not as large as the settings say.
         """
         images, labels = batch
-        if batch_idx == 0 and len(images) != self.config.batch_size:
+        if len(images) != self.config.batch_size:
             raise ConfigError(
-                f"QuantizedSupernet: the evaluator's batches have {len(images)} images; expected "
-                f"{self.config.batch_size}, the batch_size of the settings"
+                f"QuantizedSupernet: batch {batch_idx} of the evaluator has {len(images)} images; "
+                f"expected {self.config.batch_size}, the batch_size of the settings (drop_last of "
+                "the loader leaves out a last smaller one)"
             )
-        moment = (self.trainer.current_epoch, batch_idx, int(self.trainer.num_training_batches))
+        count = self.trainer.num_training_batches
+        if not math.isfinite(count):
+            raise ConfigError(
+                "QuantizedSupernet: the evaluator's loader does not know how many batches it has; "
+                "expected a length, for learning rates follow from it"
+            )
+        moment = (self.trainer.current_epoch, batch_idx, int(count))
         plan = self.steps.plan(*moment, len(images))
         losses = self.steps.gradients(images, labels, plan, self.manual_backward)
         self.optimizers().step()

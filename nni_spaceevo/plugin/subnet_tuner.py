@@ -159,8 +159,8 @@ class SubnetTuner(TaskTuner):
     def _complete(self) -> None:
         from ..jobs.subnets import RESULTS, results_of
 
-        unseen = self._evaluator.unseen_accuracy
-        results = results_of(self.job, self.search, self._device, self._seed, unseen)
+        given = self.job, self.search, self._device, self._seed, self._evaluator
+        results = results_of(*given)
         path = self._folder / RESULTS
         write_atomically(path, to_json(results))
         print(f"{results.outcome}\n-> {path}", flush=True)

@@ -15,8 +15,9 @@ _BAR, _MEDIAN, _PREDICTED = "#9dbfe0", "#2166ac", "#d6742a"
 
 
 def write_bench(found: Bench, folder: Path) -> None:
-    """Write `bench.json`, with every round, and `bench.png`; raises `FileAccessError`."""
+    """Write `bench.json` with every round, `bench.md` and `bench.png`; raises `FileAccessError`."""
     write_atomically(folder / "bench.json", to_json(found))
+    write_atomically(folder / "bench.md", f"{found.text()}\n\n![Milliseconds](bench.png)\n")
     write_atomically(folder / "bench.png", _picture(found))
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from tqdm import tqdm
 
 from ..device import keep_memory
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..files import Record, convert, exclusive, plain
 from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
 from ..network.checkpoint import load_checkpoint, save_checkpoint, settings
@@ -100,7 +100,7 @@ class SupernetRun:
     ------
     ConfigError
         The images have no labels, or none of a class; a resolution does not fit the hyperspace's
-        strides; or there are more processes than images in a batch.
+        strides; or there are fewer images than in a batch, or more processes.
     CheckpointError
         The checkpoint is damaged, or of another space, other settings or other images.
     """
@@ -122,10 +122,15 @@ class SupernetRun:
         classes = hyperspace.stages[-1].widths[-1]
         check_labels(data.train_labels, classes, "images to train on")
         check_labels(data.test_labels, classes, "held-out images")
-        if min(data.train_size, config.batch_size) < ranks.size:
+        if data.train_size < config.batch_size:
             raise ConfigError(
-                f"supernet: {ranks.size} processes for {data.train_size} images in batches of "
-                f"{config.batch_size}; expected at least one image a process"
+                f"supernet: batch_size {config.batch_size} for {data.train_size} images to train "
+                "on; expected at least one whole batch"
+            )
+        if config.batch_size < ranks.size:
+            raise ConfigError(
+                f"supernet: {ranks.size} processes for batches of {config.batch_size} images; "
+                "expected at least one image a process"
             )
         self.data, self.config, self.save_every_s = data, config, save_every_s
         self._labels = data.train_labels
@@ -156,6 +161,13 @@ class SupernetRun:
     def _save(self) -> None:
         if not self.trainer.ranks.is_first:
             return
+        # A finite loss can have gradients that are not. What was saved before is still good.
+        if not all(bool(p.isfinite().all()) for p in self.supernet.parameters()):
+            raise TrainingError(
+                f"supernet {self.supernet.space}: weights are not finite after step {self._steps} "
+                f"of epoch {len(self.epochs) + 1}; lower the learning rate. {self.path} is as it "
+                "was before"
+            )
         content = {
             **self.trainer.state_dict(),
             "epochs": plain(self.epochs),

@@ -36,6 +36,9 @@ def test_files_are_measured_predicted_and_judged(
     text = capsys.readouterr().out
     found = read_json(folder / "bench.json", Bench)
     assert (folder / "bench.png").read_bytes().startswith(b"\x89PNG")
+    told = (folder / "bench.md").read_text()
+    assert text.strip() in told
+    assert "batch 1, 1 thread(s) on core " in told
     int8, floats = found.files
     assert str(paths[0]) in text
     assert [f.accuracy for f in found.files] == [r.agreement.accuracy for r in reports]
@@ -88,3 +91,31 @@ def test_files_that_do_not_take_the_jobs_images_are_refused(job: Job, tmp_path: 
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
         with pytest.raises(ConfigError, match=words):
             accuracy(path, data)
+
+
+def test_what_cannot_be_judged_or_kept_is_said_before_anything_is_measured(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*given: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("nni_spaceevo.jobs.bench.time_files", never)
+    path = tmp_path / "subnet.onnx"
+    export_subnet(job, "smallest", path, space=SPACE)
+    (tmp_path / "file").write_text("no folder")
+    arguments = ["bench", str(path), "--job", str(job.path)]
+    assert main([*arguments, "--output", str(tmp_path / "file")]) == 1
+    assert "bench.json: cannot write" in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:500])
+    assert main(arguments) == 1
+    assert f"{path}: " in capsys.readouterr().err
+
+
+def test_a_file_of_another_hyperspace_is_not_predicted(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "subnet.onnx"
+    export_subnet(job, "smallest", path, space=SPACE)
+    model = onnx.load(path)
+    (about,) = (p for p in model.metadata_props if p.key == "hyperspace")
+    about.value = "another"
+    onnx.save(model, path)
+    assert predicted_ms(job.hyperspace, path, prepared_predictor(job)) is None

@@ -17,6 +17,7 @@ from nni_spaceevo.jobs.comparison import (
     Comparison,
     accuracy_within,
     common_constraints,
+    compare_spaces,
     contenders,
 )
 from nni_spaceevo.jobs.job import Job
@@ -174,6 +175,15 @@ def test_a_supernet_that_fails_is_named_and_the_others_are_done(
     assert not (other.comparison_path / "comparison.json").is_file()
 
 
+def test_a_job_without_an_int8_phase_is_refused_before_anything_is_trained(
+    job: Job, tmp_path: Path
+) -> None:
+    only_floats = {**SUPERNET, "int8": {"epochs": 0, "learning_rate": 0.1}}
+    other = write_small_job(tmp_path, supernet=only_floats)
+    with pytest.raises(ConfigError, match=r"int8\.epochs is 0; expected an LSQ\+ phase"):
+        compare_spaces(other)
+
+
 # ---- what is concluded --------------------------------------------------------------------------
 
 
@@ -199,6 +209,12 @@ def invented(found: Comparison, by_name: dict[str, list[tuple[float, float]]]) -
     return replace(found, entries=tuple(entries))
 
 
+def twice(found: Comparison) -> Comparison:
+    """The same with a second seed that has come to the same."""
+    again = (replace(entry, seed=1) for entry in found.entries)
+    return replace(found, seeds=(0, 1), entries=(*found.entries, *again))
+
+
 def test_a_conclusion_is_what_the_figures_say(found: Comparison) -> None:
     other = found.contenders[1].name
     ours = [(1.0, 0.7), (2.0, 0.8)]
@@ -207,14 +223,19 @@ def test_a_conclusion_is_what_the_figures_say(found: Comparison) -> None:
     assert (gap.ms, gap.faster) == ((1.0, 2.0), 0)
     assert gap.points == pytest.approx((1.0, 3.0))
     # Of many images two points are many, of few ones none.
+    (line,) = conclusions(replace(twice(better), images=100_000))
+    assert "searched space is more accurate, +2.00 ± 0.00 points" in line
+    assert "better one at 4 of 4 latencies." in line
+    # With 1,500 images two standard errors are over two points, and one is not.
+    for images in (100, 1_500):
+        (line,) = conclusions(replace(twice(better), images=images))
+        assert "**not distinguishable**" in line
     (line,) = conclusions(replace(better, images=100_000))
-    assert "searched space is more accurate, +2.00 points" in line
-    assert "better one at 2 of 2 latencies." in line
-    (line,) = conclusions(replace(better, images=100))
-    assert "**not distinguishable**" in line
-    (line,) = conclusions(invented(found, {SEARCHED: ours, other: [(0.5, 0.9)]}))
-    assert "**less accurate**, -15.00 points" in line
-    assert "0 of 2 latencies. 1 of its subnets are faster than any searched one" in line
+    assert "**one seed, which does not tell**, +2.00 points on average of 1 seed(s)" in line
+    worse = invented(found, {SEARCHED: ours, other: [(0.5, 0.9)]})
+    (line,) = conclusions(replace(twice(worse), images=100_000))
+    assert "**less accurate**, -15.00 ± 0.00 points" in line
+    assert "0 of 4 latencies. 2 of its subnets are faster than any searched one" in line
     (line,) = conclusions(invented(found, {SEARCHED: ours, other: [(5.0, 0.9)]}))
     assert "nothing to compare" in line
 
@@ -231,6 +252,6 @@ def test_seeds_that_disagree_tell_nothing(found: Comparison) -> None:
 
 def test_a_subnet_that_is_best_within_two_latencies_counts_once(found: Comparison) -> None:
     ours, theirs = (found.of(c.name, 0)[0] for c in found.contenders)
-    twice = replace(ours, constraint_ms=2 * ours.constraint_ms)
-    (gap,) = replace(found, entries=(ours, twice, theirs)).gaps
+    again = replace(ours, constraint_ms=2 * ours.constraint_ms)
+    (gap,) = replace(found, entries=(ours, again, theirs)).gaps
     assert len(gap.ms) <= 1

@@ -6,7 +6,7 @@ import pytest
 
 from nni_spaceevo.files import convert, plain
 from nni_spaceevo.latency import machine
-from nni_spaceevo.latency.machine import Machine, cpu_description, describe_machine, one_core
+from nni_spaceevo.latency.machine import Machine, cpu_description, describe_machine, pinned
 
 CPUINFO = (
     "processor\t: 0\nmodel name\t: Some  CPU @ 2GHz\nflags\t\t: fpu avx2 {vnni}\n\nprocessor: 1\n"
@@ -56,8 +56,17 @@ def test_the_local_device_name_tells_family_and_vnni(monkeypatch):
 def test_pinning_ends_with_the_block_even_on_errors():
     allowed = os.sched_getaffinity(0)
     priority = os.getpriority(os.PRIO_PROCESS, 0)
-    with pytest.raises(ZeroDivisionError), one_core():
-        assert len(os.sched_getaffinity(0)) == 1
+    with pytest.raises(ZeroDivisionError), pinned() as cores:
+        assert os.sched_getaffinity(0) == set(cores) == {max(allowed)}
         raise ZeroDivisionError
     assert os.sched_getaffinity(0) == allowed
     assert os.getpriority(os.PRIO_PROCESS, 0) == priority
+
+
+def test_as_many_cores_as_there_are_can_be_pinned():
+    allowed = os.sched_getaffinity(0)
+    with pinned(len(allowed)) as cores:
+        assert os.sched_getaffinity(0) == set(cores) == allowed
+    with pinned(len(allowed) + 1) as cores:
+        assert cores == ()
+        assert os.sched_getaffinity(0) == allowed

@@ -10,9 +10,10 @@ from jobs.small_job import SPACE, SUBNETS, SUPERNET, write_small_job
 from nni_spaceevo.jobs.export import export_subnet
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.subnets import search_subnets, subnets_folder
-from nni_spaceevo.jobs.supernets import train_supernet
+from nni_spaceevo.jobs.supernets import supernet_path, train_supernet
 from nni_spaceevo.plugin import bench_trial, export_trial, seam
 from nni_spaceevo.plugin.subnet_trial import task_of
+from nni_spaceevo.supernet.weights import load_supernet, save_supernet
 
 from .stand_in import Trial
 
@@ -67,7 +68,10 @@ def test_a_trial_measures_both_precisions(job: Job, capsys: pytest.CaptureFixtur
     [
         ({"file": "x"}, "searchSpace: "),
         ({"subnet": "largest", "format": "pt"}, "format"),
-        ({"subnet": "seqnet9", "space": SPACE}, "has found 2; expected seqnet1 to seqnet2"),
+        (
+            {"subnet": "seqnet9", "space": SPACE},
+            "expected seqnet1 to seqnet2",
+        ),
         ({"subnet": "largest", "space": SPACE, "seed": 9}, "no such supernet"),
         ({"subnet": "largest"}, "space 'best': no "),
     ],
@@ -96,3 +100,19 @@ def test_a_seqnet_needs_a_search(job: Job, capsys: pytest.CaptureFixture[str]) -
     assert export_trial.main(["--job", str(job.path)]) == 1
     assert "search the supernet's subnets first (`spaceevo subnets" in capsys.readouterr().err
     away.rename(found)
+
+
+def test_a_seqnet_of_a_supernet_trained_since_needs_another_search(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = supernet_path(job, job.hyperspace.space(SPACE))
+    before = path.read_bytes()
+    supernet = load_supernet(path, job.hyperspace, SPACE)
+    next(supernet.parameters()).data.mul_(1.1)
+    try:
+        save_supernet(path, supernet)
+        Trial.begin(space=SPACE, subnet="seqnet1")
+        assert export_trial.main(["--job", str(job.path)]) == 1
+        assert "found in another supernet" in capsys.readouterr().err
+    finally:
+        path.write_bytes(before)

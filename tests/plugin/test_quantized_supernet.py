@@ -22,7 +22,8 @@ from supernet.tiny import CONFIG, stripes, tiny_hyperspace, uniform
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from nni_spaceevo.errors import CheckpointError, ConfigError, TrainingError
+from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError, TrainingError
+from nni_spaceevo.files import exclusive
 from nni_spaceevo.plugin.quantized_supernet import QuantizedSupernet
 from nni_spaceevo.plugin.subnet_space import SubnetModelSpace
 from nni_spaceevo.quant import uninitialized
@@ -44,9 +45,13 @@ def new_space() -> SubnetModelSpace:
 
 
 def evaluator(
-    epochs: int = CONFIG.epochs, batch_size: int = 32, shift: int = 0, **kwargs: Any
+    epochs: int = CONFIG.epochs,
+    batch_size: int = 32,
+    shift: int = 0,
+    count: int | None = None,
+    **kwargs: Any,
 ) -> Classification:
-    train = TensorDataset(DATA.images, DATA.labels + shift)
+    train = TensorDataset(DATA.images[:count], DATA.labels[:count] + shift)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
     return Classification(
         num_classes=4,
@@ -233,7 +238,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
         start(new_space(), evaluator(devices=2), tmp_path)
     with pytest.raises(ConfigError, match="precision 64-true; expected 32-true or bf16-mixed"):
         start(new_space(), evaluator(precision="64-true"), tmp_path)
-    with pytest.raises(ConfigError, match="batches have 16 images; expected 32, the batch_size"):
+    with pytest.raises(ConfigError, match="batch 0 of the evaluator has 16 images; expected 32"):
         start(new_space(), evaluator(batch_size=16), tmp_path)
     for shift, label in ((1, 4), (-1, -1)):
         message = (
@@ -241,6 +246,28 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
         )
         with pytest.raises(ConfigError, match=message):
             start(new_space(), evaluator(shift=shift), tmp_path)
+
+
+def test_a_last_smaller_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch 1 of the evaluator has 8 images; .*drop_last"):
+        start(new_space(), evaluator(count=40), tmp_path)
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with (
+        exclusive(tmp_path / "tiny-00-00.training.pt"),
+        pytest.raises(LockedError, match=r"tiny-00-00\.training\.pt"),
+    ):
+        train(tmp_path)
+
+
+def test_what_lightning_says_is_not_said_again(finished: QuantizedSupernet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="evaluate_every is what the evaluator's trainer says"):
+        QuantizedSupernet(tmp_path, evaluate_every=1)
+    other = msgspec.structs.replace(CONFIG, evaluate_every=9, evaluated_subnets=1)
+    again = QuantizedSupernet(finished.folder, other)
+    again(RawFormatModelSpace(new_space(), evaluator()), SequentialExecutionEngine())
+    assert equal(weights(again.supernet), weights(finished.supernet))
 
 
 def test_a_wrong_setting_is_refused_by_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError
+from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError, TrainingError
 from nni_spaceevo.files import exclusive
 from nni_spaceevo.quant import INT8, uninitialized
 from nni_spaceevo.supernet.run import SupernetRun
@@ -199,3 +199,25 @@ def test_images_without_labels_and_a_second_process_are_refused(tmp_path):
     run = new_run(tmp_path)
     with exclusive(run.path), pytest.raises(LockedError, match="is writing it"):
         run.run()
+
+
+def test_weights_that_are_not_finite_leave_the_checkpoint_as_it_was(tmp_path):
+    run, kept = new_run(tmp_path, save_every_s=0), []
+    step = run.trainer.step
+
+    def spoiled(images, labels, plan):
+        losses = step(images, labels, plan)
+        if plan.step == 2:
+            kept.append(run.path.read_bytes())
+            next(run.supernet.parameters()).data.fill_(np.inf)
+        return losses
+
+    run.trainer.step = spoiled
+    with pytest.raises(TrainingError, match=r"weights are not finite after step 3 of epoch 1; "):
+        run.run()
+    assert run.path.read_bytes() == kept[0]
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="batch_size 32 for 20 images to train on"):
+        SupernetRun(TINY, uniform(TINY), stripes(train=20), CONFIG, tmp_path)

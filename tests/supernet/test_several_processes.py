@@ -44,7 +44,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="3 processes for 96 images in batches of 2; expected"):
+    with pytest.raises(ConfigError, match="3 processes for batches of 2 images; expected"):
         SupernetRun(
             TINY, SPACE, stripes(), SupernetConfig(batch_size=2), tmp_path, ranks=Ranks(0, 3)
         )
