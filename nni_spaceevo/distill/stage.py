@@ -237,12 +237,12 @@ class StageRun:
             if starts_int8 and i == 0:
                 self._initialize_quantizers(features, len(batch), rng)
             totals += self._step(features, len(batch), rng)
+            if not np.isfinite(totals).all():
+                raise TrainingError(
+                    f"{self.task.name}: NSR loss is not finite in step {i + 1} of {precision.name} "
+                    f"epoch {epoch + 1}; lower the learning rate"
+                )
         totals = self.ranks.total(torch.from_numpy(totals)).numpy()
-        if not np.isfinite(totals).all():
-            raise TrainingError(
-                f"{self.task.name}: NSR loss is not finite in {precision.name} epoch {epoch + 1}; "
-                "lower the learning rate"
-            )
         return EpochLoss(precision.name, epoch, *(float(t) for t in totals / len(batches)))
 
     def _set_learning_rate(self, epochs_done: float, quantized: bool) -> None:

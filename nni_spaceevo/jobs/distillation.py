@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..distill.config import DatasetConfig, PretrainedConfig
 from ..errors import LUTError
-from ..files import digest, exclusive, to_json
+from ..files import digest, exclusive, read_json, to_json, write_atomically
 from ..lut.merge import Cell, RowsFolder, StageRows, task_cells
 from .job import Job
 from .workers import failure, in_workers
@@ -43,9 +43,30 @@ def _images(dataset: DatasetConfig, folder: Path) -> Images:
     return load_dataset(dataset, folder)
 
 
+def _check_images(job: Job) -> None:
+    """Read all images of a folder before the first work with them, once for all."""
+    from ..distill.data import ImageFolderData
+
+    data, checked = images(job), job.work / "images.json"
+    if not isinstance(data, ImageFolderData):
+        return
+    with exclusive(checked, wait=True):
+        if not checked.is_file() or read_json(checked, dict).get("checked") != data.fingerprint:
+            data.check()
+            write_atomically(checked, to_json({"checked": data.fingerprint}))
+
+
 def prepared_teacher(job: Job, say: Say = print) -> FeatureTeacher:
-    """The job's teacher: checked against the hyperspace, and trained or quantized if need be."""
+    """The job's teacher: checked against the hyperspace, and trained or quantized if need be.
+
+    Raises
+    ------
+    FileAccessError
+        Images of a folder cannot be read; names the first ones.
+    """
     import torch
+
+    _check_images(job)
 
     # One thread, so that results do not depend on the number of cores; the networks are small.
     torch.set_num_threads(1)

@@ -9,15 +9,19 @@ found one; scaling by the reference would do harm.
 from __future__ import annotations
 
 import math
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import DeviceError
+from ..files import exclusive
 from ..hyperspace import mparams
 from .devices.device import Device, Timed
 from .journal import Journal, Slot
@@ -202,6 +206,8 @@ def measure_all(
     ------
     DeviceError
         The device is too noisy, or the runtime refuses a model.
+    LockedError
+        Another process of this user's is measuring on this machine.
     """
     keys = [job.key for job in jobs]
     wanted = {job.key: rounds * job.visits for job in jobs}
@@ -213,6 +219,8 @@ def measure_all(
 
     visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
+        # Two at a time would share a core, and each would find it quiet.
+        exclusive(Path(tempfile.gettempdir()) / f"nni_spaceevo-measuring-{os.getuid()}"),
         pinned(),
         journal.writing() as pen,
         tqdm(
@@ -231,8 +239,9 @@ def measure_all(
                 for i in np.random.default_rng([seed, number]).permutation(len(pending)):
                     pen.add(visitor.visit(pending[i]))
                     bar.update()
-    Noise.of(journal.slots, [job.key for job in jobs if job.visits == 1]).check()
-    return Noise.of(journal.slots, keys)
+    noise = Noise.of(journal.slots, keys)
+    noise.check()
+    return noise
 
 
 def _visits_left(job: Job, noise: Noise, wanted: int) -> int:

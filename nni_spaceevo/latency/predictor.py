@@ -104,12 +104,14 @@ class KernelFile(Record, frozen=True):
     ----------
     file, sha256 : the file, and the hash of its content
     least, most : smallest and largest value met of each field in `RANGED`
+    activations : those met; none where that was not kept
     """
 
     file: str
     sha256: str
     least: tuple[float, ...]
     most: tuple[float, ...]
+    activations: tuple[str, ...] = ()
 
 
 class Device(Record, frozen=True):
@@ -145,6 +147,8 @@ class Device(Record, frozen=True):
     report_sha256: str
 
 
+# Networks are told of that are so much faster or slower than those of the calibration.
+_BEYOND = 0.1
 # Fields of a runtime kernel whose range is kept with its regressor.
 RANGED = ("hw", "cin", "cout", "kernel_size", "stride", "squeezed", "expand")
 
@@ -157,27 +161,35 @@ class FittedKernel:
     ----------
     regressor : predicts one kernel type
     least, most : smallest and largest value met of each field in `RANGED`
+    activations : those met; none where that is not known
     """
 
     regressor: Regressor
     least: tuple[float, ...]
     most: tuple[float, ...]
+    activations: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, regressor: Regressor, kernels: Sequence[RuntimeKernel]) -> FittedKernel:
         """With the range of the kernels that it was fitted to."""
         columns = [[getattr(k, name) for k in kernels] for name in RANGED]
-        return cls(regressor, tuple(map(min, columns)), tuple(map(max, columns)))
+        met = tuple(sorted({k.activation for k in kernels}))
+        return cls(regressor, tuple(map(min, columns)), tuple(map(max, columns)), met)
 
     def outside(self, kernel: RuntimeKernel) -> list[str]:
         """What of a kernel lies outside the range, in words."""
         values = [getattr(kernel, name) for name in RANGED]
         limits = zip(RANGED, values, self.least, self.most, strict=True)
-        return [
+        found = [
             f"{name} {value:g} (fitted for {least:g} to {most:g})"
             for name, value, least, most in limits
             if not least <= value <= most
         ]
+        if self.activations and kernel.activation not in self.activations:
+            found.append(
+                f"activation {kernel.activation} (fitted for {', '.join(self.activations)})"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -232,6 +244,7 @@ class LatencyPredictor:
         self.report = report
         self.folder = folder
         self.extrapolated: dict[str, str] = {}
+        self._sizes_told = False
         # Searches ask for the same few thousand blocks over and over.
         self._places: dict[PlacedBlock, int] = {}
         self._table: FloatArray = np.zeros((0, len(kernels) + 2))
@@ -373,7 +386,25 @@ class LatencyPredictor:
         sum_ms = sum_ms + self.network_overhead_ms
         # Nothing costs nothing; its logarithm would be infinite.
         logs = np.log(np.maximum(sum_ms, 1e-6) * 1e3)
+        self._note_sizes(sum_ms)
         return np.asarray(sum_ms * np.interp(logs, np.log(c.sums_us), c.shares))
+
+    def _note_sizes(self, sum_ms: FloatArray) -> None:
+        """Warn once of networks faster or slower than any that it was calibrated on."""
+        sums, shares = np.array(self.calibration.sums_us), np.array(self.calibration.shares)
+        if len(sums) < 2 or self._sizes_told or not np.size(sum_ms):
+            return
+        low, high = float(np.min(sum_ms)) * 1e3, float(np.max(sum_ms)) * 1e3
+        if low < sums[0] * (1 - _BEYOND) or high > sums[-1] * (1 + _BEYOND):
+            self._sizes_told = True
+            ends = sums[[0, -1]] * shares[[0, -1]] / 1e3
+            warnings.warn(
+                f"latency predictor {self.name}: networks of {low * shares[0] / 1e3:.3g} to "
+                f"{high * shares[-1] / 1e3:.3g} ms; it was calibrated on networks of "
+                f"{ends[0]:.3g} to {ends[1]:.3g} ms. Those beyond are extrapolated",
+                PredictorWarning,
+                stacklevel=3,
+            )
 
     def save(self, folder: Path) -> None:
         """Write the folder; killed at any moment it holds the old predictor or the new one.
@@ -389,7 +420,13 @@ class LatencyPredictor:
             sha256 = _sha256(content)
             # Named by content, a new file never takes the place of one still in use.
             name = f"{kind}-{sha256[:8]}.npz"
-            files[kind] = KernelFile(file=name, sha256=sha256, least=fitted.least, most=fitted.most)
+            files[kind] = KernelFile(
+                file=name,
+                sha256=sha256,
+                least=fitted.least,
+                most=fitted.most,
+                activations=fitted.activations,
+            )
             write_atomically(folder / name, content)
         report = to_json(self.report)
         p = self.provenance
@@ -442,7 +479,9 @@ def load_predictor(folder: Path | str) -> LatencyPredictor:
     try:
         device = _read_device(folder / DEVICE_FILE)
         kernels = {
-            kind: FittedKernel(_read_regressor(folder, kind, entry), entry.least, entry.most)
+            kind: FittedKernel(
+                _read_regressor(folder, kind, entry), entry.least, entry.most, entry.activations
+            )
             for kind, entry in device.kernels.items()
         }
         report = read_json(_report_file(folder, device.report_sha256), dict)

@@ -65,6 +65,10 @@ from .sampling import (
 _METHOD = 2
 # Share of the calibration's networks that are the hyperspace's smallest, if it has as many.
 _SMALLEST = 0.1
+# Microseconds of a kernel that takes no longer than what is subtracted from it.
+_LEAST_US = 0.01
+# Kernels of a type that a regressor is fitted to at least.
+_FEWEST = 8
 # No calibration yet: the sum of the kernels as they are.
 _RAW = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
@@ -270,8 +274,8 @@ class _ProfileRun:
             within = self.device.contained(kernel)
             rest = f"idle{copies}" if within is None else kernel_key(within, copies)
             us.append((least[kernel_key(kernel, copies)] - least[rest]) / copies)
-        # The smallest kernels may drown in the call's cost; a hundredth of a microsecond is free.
-        return np.maximum(us, 0.01)
+        # The smallest kernels may drown in the call's cost.
+        return np.maximum(us, _LEAST_US)
 
     def _fit(
         self,
@@ -282,8 +286,12 @@ class _ProfileRun:
         validation: list[Network],
         noise: Noise,
     ) -> LatencyPredictor:
-        kernels = [*contained, *beside]
-        us, seed = self._kernel_us(kernels, noise), self.options.seed
+        kernels, seed = [*contained, *beside], self.options.seed
+        us = self._kernel_us(kernels, noise)
+        told = _above_noise(kernels, us)
+        below = len(kernels) - len(told)
+        contained = [kernels[i] for i in told if i < len(contained)]
+        kernels, us = [kernels[i] for i in told], us[told]
         fitted, kernel_report = {}, {}
         held_out = cross_validated_us(kernels, us, seed)
         for kind in sorted({k.type for k in kernels}):
@@ -312,6 +320,7 @@ class _ProfileRun:
             **reports,
             "noise": noise.report(),
             "kernels_measured": len(kernels),
+            "kernels_below_noise": below,
             "seconds": round(noise.seconds, 3),
             "options": self.options,
             "predicted_and_measured_ms": pairs,
@@ -328,6 +337,20 @@ class _ProfileRun:
             hyperspaces={self.hyperspace.name: self.hyperspace.fingerprint},
             failures=failures,
         )
+
+
+def _above_noise(kernels: Sequence[RuntimeKernel], us: FloatArray) -> list[int]:
+    """Numbers of the kernels that take longer than what is subtracted from them.
+
+    Times that are none would count as much as any in a fit of relative errors. All kernels of a
+    type of which few are left stay.
+    """
+    found: list[int] = []
+    for kind in {k.type for k in kernels}:
+        rows = [i for i, k in enumerate(kernels) if k.type == kind]
+        above = [i for i in rows if us[i] > _LEAST_US]
+        found += above if len(above) >= _FEWEST else rows
+    return sorted(found)
 
 
 def _fields(k: RuntimeKernel) -> list[Any]:

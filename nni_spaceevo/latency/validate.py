@@ -27,7 +27,7 @@ def validate_predictor(
     device: Device,
     hyperspace: Hyperspace,
     networks: int = 20,
-    rounds: int = 3,
+    rounds: int = 5,
     seed: int = 1,
     progress: bool = True,
 ) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def test_tasks_that_fail_leave_the_others_alone_and_are_the_only_ones_done_again
     told = capsys.readouterr()
     assert "spaceevo: 3 of 9 tasks failed; the others are done" in told.err
     reason = re.search(r"\n  (stage2_\w+, stage2_\w+, stage2_\w+): (.*)\n", told.err)
-    assert reason[2] == "NSR loss is not finite in fp32 epoch 1; lower the learning rate"
+    assert reason[2] == "NSR loss is not finite in step 1 of fp32 epoch 1; lower the learning rate"
     rows = rows_folder(smooth_job)
     failed = ["stage2_mbv1_dual", "stage2_mbv2_res", "stage2_resnet"]
     assert rows.missing() == sorted(reason[1].split(", ")) == failed
@@ -183,6 +183,21 @@ def test_tasks_that_fail_leave_the_others_alone_and_are_the_only_ones_done_again
     assert rows.missing() == []
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert "162 sub-stages, mean INT8 NSR loss" in capsys.readouterr().out
+
+
+def test_images_of_a_folder_are_read_once_before_anything_is_trained(tmp_path, capsys):
+    for name in ("train", "val"):
+        write_images(tmp_path / name)
+    dataset = {"name": "image_folder", "train": "train", "held_out": "val"}
+    job = write_small_job(tmp_path, dataset=dataset)
+    broken = sorted((tmp_path / "val").rglob("*.png"))[0]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    assert main(["distill", "--job", str(job.path)]) == 1
+    error = capsys.readouterr().err
+    assert f"1 of 24 images cannot be read: {broken}: not a readable image" in error
+    assert not job.teacher_path.exists()
+    assert not (job.work / "images.json").exists()
 
 
 def test_an_image_that_cannot_be_read_is_named_with_its_tasks(smooth_job, capsys):

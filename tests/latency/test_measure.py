@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nni_spaceevo.errors import DeviceError
+from nni_spaceevo.errors import DeviceError, LockedError
+from nni_spaceevo.files import exclusive
 from nni_spaceevo.latency import measure
 from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.journal import Journal, Slot
@@ -136,3 +140,21 @@ def test_a_machine_that_stays_busy_is_measured_all_the_same(tmp_path, monkeypatc
     jobs = [Job(key, lambda: device) for key in "abc"]
     noise = measure_all(device, jobs, journal, 1, 3, 0, progress=False)
     assert {s.reference_us for group in noise.slots.values() for s in group} == {30.0}
+
+
+def test_networks_that_never_met_a_quiet_moment_are_refused_too(tmp_path):
+    journal = Journal(tmp_path / "j")
+    with journal.writing() as pen:
+        for number in range(8):
+            pen.add(slot("quiet", 5, 20))
+            for key in "abc":
+                pen.add(slot(key, 5, 30 + number))
+    jobs = [Job(key, Alternating, visits=8) for key in "abc"] + [Job("quiet", Alternating)]
+    with pytest.raises(DeviceError, match="75 % of 4 models never met a quiet moment"):
+        measure_all(Alternating(), jobs, journal, 1, 1, 0, progress=False)
+
+
+def test_two_processes_do_not_measure_at_a_time(tmp_path):
+    held = Path(tempfile.gettempdir()) / f"nni_spaceevo-measuring-{os.getuid()}"
+    with exclusive(held), pytest.raises(LockedError, match="measuring"):
+        measure_all(Alternating(), [], Journal(tmp_path / "j"), 1, 1, 0, progress=False)

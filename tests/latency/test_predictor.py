@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nni_spaceevo.hyperspace import BlockConfig, PlacedBlock, mparams
 from nni_spaceevo.latency import Calibration, format_report, load_predictor
 from nni_spaceevo.latency import predictor as predictor_module
 from nni_spaceevo.latency.explain import explain
+from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.sampling import network
 
 from .conftest import fit_invented
@@ -108,6 +110,31 @@ def test_a_kernel_outside_the_measured_range_is_priced_and_reported(digits, tmp_
     with pytest.warns(PredictorWarning, match=r"1 conv kernels .* cout 4096 \(fitted for"):
         assert predictor.chain_ms([[far]])[0] > 0
     assert list(predictor.extrapolated) == ["conv/8/16/4096/3/1/0"]
+
+
+def test_an_activation_that_was_never_measured_is_reported(invented, tmp_path):
+    fitted = invented.kernels["dwconv"]
+    assert fitted.activations
+    kernel = RuntimeKernel("dwconv", 7, 32, 32, 3, activation="swish")
+    assert fitted.outside(replace(kernel, activation=fitted.activations[0])) == []
+    (told,) = fitted.outside(kernel)
+    assert told.startswith("activation swish (fitted for ")
+    invented.save(tmp_path / "saved")
+    read = load_predictor(tmp_path / "saved").kernels["dwconv"]
+    assert read.activations == fitted.activations
+
+
+def test_networks_of_sizes_that_were_not_calibrated_are_told_once(invented, chains, monkeypatch):
+    (ms,) = invented.network_ms(chains[:1])
+    sums = (ms * 1e3 * 1.2, ms * 1e3 * 2)
+    by = msgspec.structs.replace(invented.calibration, sums_us=sums, shares=(1.0, 1.0))
+    monkeypatch.setattr(invented, "calibration", by)
+    monkeypatch.setattr(invented, "_sizes_told", False)
+    with pytest.warns(PredictorWarning, match="it was calibrated on networks of .* extrapolated"):
+        invented.network_ms(chains[:1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        invented.network_ms(chains[:1])
 
 
 def test_fingerprints_follow_predictions(digits, invented, tmp_path):

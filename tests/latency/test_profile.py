@@ -18,9 +18,10 @@ import pytest
 from nni_spaceevo.errors import ConfigError, DeviceError, LockedError, PredictorError
 from nni_spaceevo.files import exclusive
 from nni_spaceevo.hyperspace import Hyperspace
-from nni_spaceevo.latency import LatencyPredictor, format_report, load_predictor, measure
+from nni_spaceevo.latency import LatencyPredictor, format_report, load_predictor, measure, profile
 from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.journal import Journal
+from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.profile import ProfileOptions, profile_device
 from nni_spaceevo.latency.sampling import network
 from nni_spaceevo.latency.validate import validate_predictor
@@ -207,3 +208,10 @@ def test_networks_measured_here_are_held_against_a_predictor(digits, profiled):
     assert report["differences"] == []
     with pytest.raises(DeviceError, match="runs float32; predictor this_machine is for int8"):
         validate_predictor(profiled, get_device("ort-x86-fp32"), digits, 4)
+
+
+def test_kernels_below_the_noise_are_left_out_where_enough_are_left():
+    kernels = [RuntimeKernel("add", 14, 8 * n, 8 * n) for n in range(1, 11)]
+    kernels += [RuntimeKernel("pool", 14, 8 * n, 8 * n) for n in range(1, 4)]
+    us = np.array([0.01, 0.01, *range(1, 9), 0.01, 1, 2], float)
+    assert profile._above_noise(kernels, us) == list(range(2, 13))

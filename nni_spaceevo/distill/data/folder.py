@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ...errors import ConfigError, FileAccessError
 from ...files import digest
@@ -22,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Pillow lets go of Python's lock while it decodes. Results do not depend on the number.
 _THREADS = 8
+# Damaged images that an error names.
+_SHOWN = 3
 
 
 class ImageFolderData:
@@ -81,6 +84,25 @@ class ImageFolderData:
         """See `Images.test_batch`."""
         return _batch([self._test[i][0] for i in index.tolist()], resolution, None)
 
+    def check(self) -> None:
+        """Read every image once, with a bar: days of work begin only with images that are whole.
+
+        Raises
+        ------
+        FileAccessError
+            Some cannot be read; names the first ones.
+        """
+        paths = [path for path, _ in (*self._train, *self._test)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            reasons = tqdm(pool.map(_reason, paths), "Checking images", len(paths), mininterval=1)
+            wrong = [reason for reason in reasons if reason]
+        if wrong:
+            more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
+            raise FileAccessError(
+                f"{len(wrong)} of {len(paths):,} images cannot be read: "
+                f"{'; '.join(wrong[:_SHOWN])}{more}"
+            )
+
 
 def _samples(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
     """Paths with the number of their class, shuffled once for all, and the classes' names."""
@@ -126,6 +148,15 @@ def _image(path: str, resolution: int, seed: int | None) -> Tensor:
     else:
         image = _random_cut(image, resolution, seed)
     return normalized(F.pil_to_tensor(image), IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _reason(path: str) -> str:
+    """Why an image cannot be read, or nothing."""
+    try:
+        _read(path)
+    except FileAccessError as error:
+        return str(error)
+    return ""
 
 
 def _read(path: str) -> Any:

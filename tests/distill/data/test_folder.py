@@ -95,3 +95,12 @@ def test_a_truncated_image_is_one_error_naming_the_file(data, tmp_path, kept):
     damaged.write_bytes(damaged.read_bytes()[:kept])
     with pytest.raises(FileAccessError, match=r"class1/2\.jpg: not a readable image.*expected a"):
         data.train_batch(ALL, 16, seeds(0))
+
+
+def test_all_images_that_cannot_be_read_are_counted_and_the_first_ones_named(data, tmp_path):
+    data.check()
+    for name in ("train", "val"):
+        for path in sorted((tmp_path / name).rglob("*.png"))[:2]:
+            path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(FileAccessError, match=r"^4 of 24 images cannot be read: .*\(and 1 more\)$"):
+        data.check()
