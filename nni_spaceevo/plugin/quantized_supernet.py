@@ -234,11 +234,15 @@ class SandwichModule(BaseOneShotLightningModule):
             The batches are not as large as the settings say.
         """
         images, labels = batch
-        if len(images) != self.config.batch_size:
+        if batch_idx == 0 and len(images) != self.config.batch_size:
             raise ConfigError(
-                f"QuantizedSupernet: batch {batch_idx} of the evaluator has {len(images)} images; "
-                f"expected {self.config.batch_size}, the batch_size of the settings (drop_last of "
-                "the loader leaves out a last smaller one)"
+                f"QuantizedSupernet: the evaluator's batches have {len(images)} images; expected "
+                f"{self.config.batch_size}, the batch_size of the settings"
+            )
+        if len(images) < 2:
+            raise ConfigError(
+                f"QuantizedSupernet: batch {batch_idx} of the evaluator has one image, too few for "
+                "BatchNorm; expected a loader with drop_last=True"
             )
         count = self.trainer.num_training_batches
         if not math.isfinite(count):

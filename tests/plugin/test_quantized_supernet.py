@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
         start(new_space(), evaluator(devices=2), tmp_path)
     with pytest.raises(ConfigError, match="precision 64-true; expected 32-true or bf16-mixed"):
         start(new_space(), evaluator(precision="64-true"), tmp_path)
-    with pytest.raises(ConfigError, match="batch 0 of the evaluator has 16 images; expected 32"):
+    with pytest.raises(ConfigError, match="batches have 16 images; expected 32, the batch_size"):
         start(new_space(), evaluator(batch_size=16), tmp_path)
     for shift, label in ((1, 4), (-1, -1)):
         message = (
@@ -248,9 +248,11 @@ def test_what_does_not_fit_is_refused_before_it_starts(tmp_path: Path) -> None:
             start(new_space(), evaluator(shift=shift), tmp_path)
 
 
-def test_a_last_smaller_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"batch 1 of the evaluator has 8 images; .*drop_last"):
-        start(new_space(), evaluator(count=40), tmp_path)
+def test_a_last_batch_of_one_image_is_refused_and_a_small_one_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"batch 1 of the evaluator has one image.*drop_last"):
+        start(new_space(), evaluator(count=33), tmp_path / "one")
+    start(new_space(), evaluator(count=40), tmp_path / "eight")
+    assert (tmp_path / "eight" / "tiny-00-00.pt").is_file()
 
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path) -> None:
