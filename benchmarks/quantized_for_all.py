@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import torch
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -473,7 +474,7 @@ def read_job(path: Path, dataset: Path | None) -> Job:
             raise ConfigError(
                 f"--dataset {dataset}: {job.path} is of {job.dataset_name}; expected fashion_mnist"
             )
-        job.dataset = FashionMNISTConfig(path=str(dataset.resolve()))
+        job.dataset = replace(job.dataset, path=str(dataset.resolve()))
     return job
 
 

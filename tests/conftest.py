@@ -22,6 +22,12 @@ settings.register_profile("spaceevo", deadline=None, derandomize=True)
 settings.load_profile("spaceevo")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_locks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests measure beside whatever else measures on this machine, and stop none of it."""
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture(scope="session")
 def digits() -> Hyperspace:
     """The hyperspace of examples/digits."""

@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("steps", nargs="*", metavar="step", help=f"of {', '.join(STEPS)}")
     parser.add_argument("--job", type=Path, default=FOLDER / "chain.yaml", help="job file")
-    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2), help="of the supernets")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1), help="of the supernets")
     parser.add_argument(
         "--manual",
         nargs="+",

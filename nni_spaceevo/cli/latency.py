@@ -175,7 +175,8 @@ def _package_predictor() -> str:
     from ..latency.machine import cpu_description
 
     name, cpu = local_device_name(), cpu_description()[0]
-    if not (packed_folder("latency_predictors") / name).is_dir():
+    folder = packed_folder("latency_predictors") / name
+    if not folder.is_dir():
         raise ConfigError(
             f"--predictor: expected one, for the package has no {name}, for CPUs like this {cpu}; "
             "`spaceevo predictor list` shows what there is, `spaceevo profile` makes one"
@@ -183,11 +184,11 @@ def _package_predictor() -> str:
     with warnings.catch_warnings():
         # It is read once more, and says the same then.
         warnings.simplefilter("ignore", PredictorWarning)
-        measured = load_predictor(packed_folder("latency_predictors") / name).machine.cpu
+        measured = load_predictor(folder).machine.cpu
     if measured != cpu:
         text = f"latency predictor {name} was measured on {measured}; this is {cpu}"
         warnings.warn(text, PredictorWarning, stacklevel=2)
-    return name
+    return str(folder)
 
 
 def _predictor_list(options: argparse.Namespace) -> None:

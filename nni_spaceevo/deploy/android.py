@@ -46,6 +46,35 @@ def time_files_on_phone(
         adb is missing; the phone is not connected, does not allow it, or goes away midway; the
         program fails, or says something else than expected.
     """
+    serial, program = check_phone_files(paths, device, program, rounds, threads)
+    phone = Phone(device, serial, _SECONDS_A_CALL)
+    # Says at once what is wrong with a phone that is missing or does not allow it.
+    phone.adb("get-state")
+    protocol = (
+        f"batch 1, {threads} thread(s), {rounds} rounds of the files by turns, each one start of "
+        "the program: its mean after warm-up"
+    )
+    options = {"num_threads": str(threads)}
+    machine = phone.machine(program, options, protocol, threads)
+    with _pushed(phone, program, paths) as targets:
+        entrants = [
+            _OnPhone(phone, path, machine.runtime, f"{command} --num_threads={threads}")
+            for path, command in zip(paths, targets, strict=True)
+        ]
+        found = by_turns(entrants, rounds)
+    return Bench(SCHEMA, machine, found)
+
+
+def check_phone_files(
+    paths: Sequence[Path], device: str, program: Path | None, rounds: int, threads: int
+) -> tuple[str, Path]:
+    """The phone's serial number and the program, if `time_files_on_phone` can take all of it.
+
+    Raises
+    ------
+    ConfigError
+        As `time_files_on_phone`.
+    """
     check_rounds(paths, rounds, threads)
     serial = device.removeprefix(PREFIX)
     if not device.startswith(PREFIX) or not serial:
@@ -63,22 +92,7 @@ def time_files_on_phone(
                 f"{path}: {reason}; a phone runs TFLite files alone (`spaceevo export --output "
                 f"x{TFLITE}` writes one)"
             )
-    phone = Phone(device, serial, _SECONDS_A_CALL)
-    # Says at once what is wrong with a phone that is missing or does not allow it.
-    phone.adb("get-state")
-    protocol = (
-        f"batch 1, {threads} thread(s), {rounds} rounds of the files by turns, each one start of "
-        "the program: its mean after warm-up"
-    )
-    options = {"num_threads": str(threads)}
-    machine = phone.machine(program, options, protocol, threads)
-    with _pushed(phone, program, paths) as targets:
-        entrants = [
-            _OnPhone(phone, path, machine.runtime, f"{command} --num_threads={threads}")
-            for path, command in zip(paths, targets, strict=True)
-        ]
-        found = by_turns(entrants, rounds)
-    return Bench(SCHEMA, machine, found)
+    return serial, program
 
 
 @contextmanager

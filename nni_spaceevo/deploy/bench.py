@@ -121,7 +121,7 @@ def time_files(
     ----------
     paths : ONNX and TFLite files with float inputs, of which only the first axis may be open
     rounds : how often each file has its turn
-    threads : of the runtimes, each kept on a core of its own where there are as many
+    threads : of the runtimes, kept on as many cores where there are so many
     runtimes : "onnxruntime", "openvino" or both: each ONNX file has its turn under each; LiteRT
         runs TFLite files
 
@@ -132,12 +132,7 @@ def time_files(
     DeviceError
         A runtime is not installed, or cannot read a file.
     """
-    check_rounds(paths, rounds, threads)
-    if not runtimes or not {*runtimes} <= {*ONNX_RUNTIMES}:
-        raise ConfigError(
-            f"bench: runtimes {', '.join(runtimes) or 'none'}; expected some of "
-            f"{', '.join(ONNX_RUNTIMES)} for ONNX files ({TFLITE} files run in LiteRT)"
-        )
+    check_files(paths, rounds, threads, runtimes)
     # A runtime's threads stay where the one that starts them is.
     with pinned(threads) as cores:
         sessions = [
@@ -162,6 +157,16 @@ def time_files(
 
 def _named(cores: Sequence[int]) -> str:
     return f"core {', '.join(map(str, cores))}" if cores else "any cores"
+
+
+def check_files(paths: Sequence[Path], rounds: int, threads: int, runtimes: Sequence[str]) -> None:
+    """Raise `ConfigError` where `time_files` would at once."""
+    check_rounds(paths, rounds, threads)
+    if not runtimes or not {*runtimes} <= {*ONNX_RUNTIMES}:
+        raise ConfigError(
+            f"bench: runtimes {', '.join(runtimes) or 'none'}; expected some of "
+            f"{', '.join(ONNX_RUNTIMES)} for ONNX files ({TFLITE} files run in LiteRT)"
+        )
 
 
 def check_rounds(paths: Sequence[Path], rounds: int, threads: int) -> None:

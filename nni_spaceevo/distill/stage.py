@@ -237,13 +237,20 @@ class StageRun:
             if starts_int8 and i == 0:
                 self._initialize_quantizers(features, len(batch), rng)
             totals += self._step(features, len(batch), rng)
-            if not np.isfinite(totals).all():
-                raise TrainingError(
-                    f"{self.task.name}: NSR loss is not finite in step {i + 1} of {precision.name} "
-                    f"epoch {epoch + 1}; lower the learning rate"
-                )
+            # Several processes must end together, which they do at the end of an epoch.
+            if self.ranks.size == 1:
+                self._check(totals, epoch)
         totals = self.ranks.total(torch.from_numpy(totals)).numpy()
+        self._check(totals, epoch)
         return EpochLoss(precision.name, epoch, *(float(t) for t in totals / len(batches)))
+
+    def _check(self, totals: np.ndarray, epoch: int) -> None:
+        if not np.isfinite(totals).all():
+            precision = INT8 if epoch >= self.config.epochs_fp32 else FP32
+            raise TrainingError(
+                f"{self.task.name}: NSR loss is not finite in {precision.name} epoch {epoch + 1}; "
+                "lower the learning rate"
+            )
 
     def _set_learning_rate(self, epochs_done: float, quantized: bool) -> None:
         c = self.config

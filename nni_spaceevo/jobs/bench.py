@@ -8,11 +8,11 @@ from pathlib import Path
 import onnx
 from msgspec.structs import replace
 
-from ..deploy.android import time_files_on_phone
-from ..deploy.bench import Bench, time_files
+from ..deploy.android import check_phone_files, time_files_on_phone
+from ..deploy.bench import Bench, check_files, time_files
 from ..deploy.sessions import ONNX_RUNTIMES, TFLITE, Session, open_session, runtimes_of
 from ..distill.data import Images
-from ..errors import ConfigError
+from ..errors import CodeError, ConfigError
 from ..hyperspace import Hyperspace, place
 from ..latency.tflite_graph import flatbuffer_metadata
 from ..lut import LatencyModel
@@ -65,11 +65,16 @@ def bench_files(
         raise ConfigError(f"bench: {program} runs on a phone; expected --device adb:<serial> too")
     chosen = runtimes or ONNX_RUNTIMES[:1]
     rows = [(path, runtime) for path in paths for runtime in runtimes_of(path, chosen)]
+    if device is not None:
+        check_phone_files(paths, device, program, rounds, threads)
+    else:
+        check_files(paths, rounds, threads, chosen)
     if job is not None:
         # What is wrong with them is said before everything is measured.
         predictor, data = prepared_predictor(job), images(job)
-        for path, runtime in rows:
-            _judging(path, data, runtime)
+        if data.test_labels is not None:
+            for path, runtime in rows:
+                _judging(path, data, runtime)
     if device is not None:
         found = time_files_on_phone(paths, device, program, rounds, threads)
     else:
@@ -93,10 +98,16 @@ def predicted_ms(hyperspace: Hyperspace, path: Path, predictor: LatencyModel) ->
     None of any other file.
     """
     about = _about(path)
-    if (about.get("precision"), about.get(HYPERSPACE)) != ("int8", hyperspace.fingerprint):
+    if about.get("precision") != "int8" or not {"space", "subnet"} <= about.keys():
         return None
-    space = hyperspace.space(about["space"])
-    code = hyperspace.subnet(space, about["subnet"])
+    if about.get(HYPERSPACE, hyperspace.fingerprint) != hyperspace.fingerprint:
+        return None
+    try:
+        space = hyperspace.space(about["space"])
+        code = hyperspace.subnet(space, about["subnet"])
+    except CodeError:
+        # Of a file from before it said which hyperspace it is of.
+        return None
     placed = place(hyperspace.all_blocks(space, code), code.resolution)
     return float(predictor.network_ms([placed])[0])
 

@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..distill.config import DatasetConfig, PretrainedConfig
 from ..errors import LUTError
-from ..files import digest, exclusive, read_json, to_json, write_atomically
+from ..files import digest, exclusive, plain, read_json, to_json, write_atomically
 from ..lut.merge import Cell, RowsFolder, StageRows, task_cells
 from .job import Job
 from .workers import failure, in_workers
@@ -43,8 +43,14 @@ def _images(dataset: DatasetConfig, folder: Path) -> Images:
     return load_dataset(dataset, folder)
 
 
-def _check_images(job: Job) -> None:
-    """Read all images of a folder before the first work with them, once for all."""
+def check_images(job: Job) -> None:
+    """Read all images of a folder before the first work with them, once for all.
+
+    Raises
+    ------
+    FileAccessError
+        Some cannot be read; names the first ones.
+    """
     from ..distill.data import ImageFolderData
 
     data, checked = images(job), job.work / "images.json"
@@ -66,7 +72,7 @@ def prepared_teacher(job: Job, say: Say = print) -> FeatureTeacher:
     """
     import torch
 
-    _check_images(job)
+    check_images(job)
 
     # One thread, so that results do not depend on the number of cores; the networks are small.
     torch.set_num_threads(1)
@@ -146,10 +152,16 @@ def cells(job: Job) -> list[Cell]:
     return list(task_cells(job.hyperspace).values())
 
 
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value is not None}
+
+
 def rows_folder(job: Job) -> RowsFolder:
     """Where a job keeps its rows, one file a (stage, block type)."""
     c = job.config
-    dataset = job.dataset if isinstance(job.dataset, str) else to_json(job.dataset)
+    # A setting that is not made changes nothing, so rows from before there was one stay valid.
+    made = plain(job.dataset)
+    dataset = made if isinstance(made, str) else to_json(_given(made))
     settings = [to_json(part) for part in (job.teacher, c.distill.deciding, c.lut)]
     made_with = digest(job.hyperspace.fingerprint, dataset, str(c.seed), *settings)
     return RowsFolder(job.rows_path, job.hyperspace, made_with)

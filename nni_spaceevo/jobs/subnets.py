@@ -110,13 +110,14 @@ class SubnetResults(Record, frozen=True):
     schema: int
     space: str
     seed: int
-    made_for: str
     device: str
-    asked_ms: tuple[float, ...]
     constraints_ms: tuple[float, ...]
     best: tuple[FoundSubnet, ...]
     front: tuple[FoundSubnet, ...]
     evaluated: tuple[tuple[float, float], ...]
+    # Empty in files of before; they are refused as those of another supernet.
+    made_for: str = ""
+    asked_ms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:

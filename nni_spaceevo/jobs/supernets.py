@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..errors import CheckpointError, ConfigError
-from .distillation import images
+from .distillation import check_images, images
 from .job import Job
 from .results import SearchResults
 
@@ -157,6 +157,9 @@ def train_supernet(
         number = ranks.from_first(job.seed(seed))
         config = replace(job.config.supernet, seed=number)
         folder = supernets_folder(job, number)
+        if ranks.is_first:
+            check_images(job)
+        ranks.wait()
         run = SupernetRun(
             job.hyperspace, code, images(job), config, folder, device=device, ranks=ranks
         )

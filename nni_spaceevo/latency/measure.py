@@ -12,7 +12,8 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..errors import DeviceError
-from ..files import exclusive
+from ..errors import DeviceError, LockedError
+from ..files import digest, exclusive
 from ..hyperspace import mparams
 from .devices.device import Device, Timed
 from .journal import Journal, Slot
@@ -180,6 +181,30 @@ def _best(reference_us: Sequence[float]) -> float:
     return float(np.percentile(reference_us, 5)) if len(reference_us) else 0.0
 
 
+@contextmanager
+def measuring(device: Device) -> Iterator[None]:
+    """Have the place where a device runs for oneself.
+
+    Two processes that measure there would share a core, and each would find it quiet.
+
+    Raises
+    ------
+    LockedError
+        Another process of this user's measures there.
+    """
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    path = folder / f"nni_spaceevo-{os.getuid()}" / digest(device.place)
+    with ExitStack() as held:
+        try:
+            held.enter_context(exclusive(path))
+        except LockedError as error:
+            raise LockedError(
+                f"{device.name}: another process measures on {device.place}; wait for it to "
+                "finish, or stop it"
+            ) from error
+        yield
+
+
 def measure_all(
     device: Device,
     jobs: Sequence[Job],
@@ -206,8 +231,6 @@ def measure_all(
     ------
     DeviceError
         The device is too noisy, or the runtime refuses a model.
-    LockedError
-        Another process of this user's is measuring on this machine.
     """
     keys = [job.key for job in jobs]
     wanted = {job.key: rounds * job.visits for job in jobs}
@@ -219,8 +242,6 @@ def measure_all(
 
     visitor = _Visitor(device, repeats, [slot.reference_us for slot in journal.slots])
     with (
-        # Two at a time would share a core, and each would find it quiet.
-        exclusive(Path(tempfile.gettempdir()) / f"nni_spaceevo-measuring-{os.getuid()}"),
         pinned(),
         journal.writing() as pen,
         tqdm(

@@ -386,10 +386,11 @@ class LatencyPredictor:
         sum_ms = sum_ms + self.network_overhead_ms
         # Nothing costs nothing; its logarithm would be infinite.
         logs = np.log(np.maximum(sum_ms, 1e-6) * 1e3)
-        self._note_sizes(sum_ms)
-        return np.asarray(sum_ms * np.interp(logs, np.log(c.sums_us), c.shares))
+        ms = np.asarray(sum_ms * np.interp(logs, np.log(c.sums_us), c.shares))
+        self._note_sizes(sum_ms, ms)
+        return ms
 
-    def _note_sizes(self, sum_ms: FloatArray) -> None:
+    def _note_sizes(self, sum_ms: FloatArray, ms: FloatArray) -> None:
         """Warn once of networks faster or slower than any that it was calibrated on."""
         sums, shares = np.array(self.calibration.sums_us), np.array(self.calibration.shares)
         if len(sums) < 2 or self._sizes_told or not np.size(sum_ms):
@@ -399,8 +400,8 @@ class LatencyPredictor:
             self._sizes_told = True
             ends = sums[[0, -1]] * shares[[0, -1]] / 1e3
             warnings.warn(
-                f"latency predictor {self.name}: networks of {low * shares[0] / 1e3:.3g} to "
-                f"{high * shares[-1] / 1e3:.3g} ms; it was calibrated on networks of "
+                f"latency predictor {self.name}: networks of {np.min(ms):.3g} to "
+                f"{np.max(ms):.3g} ms; it was calibrated on networks of "
                 f"{ends[0]:.3g} to {ends[1]:.3g} ms. Those beyond are extrapolated",
                 PredictorWarning,
                 stacklevel=3,

@@ -38,6 +38,7 @@ from .measure import (
     kernel_job,
     kernel_key,
     measure_all,
+    measuring,
     network_job,
 )
 from .predictor import (
@@ -139,13 +140,13 @@ def profile_device(
         The predictor fails its gate; the message says where. Its report is kept beside the
         measurements, and a predictor that was there before stays.
     LockedError
-        Another process is profiling into the same folder.
+        Another process is profiling into the same folder, or measures where the device does.
     FileAccessError
         The folder cannot be written.
     """
     options = options or ProfileOptions()
     output = Path(output)
-    with exclusive(output / ".profile" / "measurements"):
+    with exclusive(output / ".profile" / "measurements"), measuring(device):
         run = _ProfileRun(device, hyperspace, output, options, progress)
         predictor = run.predictor()
         failures = predictor.provenance.failures
@@ -288,8 +289,7 @@ class _ProfileRun:
     ) -> LatencyPredictor:
         kernels, seed = [*contained, *beside], self.options.seed
         us = self._kernel_us(kernels, noise)
-        told = _above_noise(kernels, us)
-        below = len(kernels) - len(told)
+        visited, told = kernels, _above_noise(kernels, us)
         contained = [kernels[i] for i in told if i < len(contained)]
         kernels, us = [kernels[i] for i in told], us[told]
         fitted, kernel_report = {}, {}
@@ -297,7 +297,8 @@ class _ProfileRun:
         for kind in sorted({k.type for k in kernels}):
             rows = [i for i, k in enumerate(kernels) if k.type == kind]
             mine = [kernels[i] for i in rows]
-            fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, us[rows], seed), mine)
+            all_of_kind = [k for k in visited if k.type == kind]
+            fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, us[rows], seed), all_of_kind)
             asked = [i for i in rows if i < len(contained)]
             kernel_report[kind] = error_statistics(held_out[asked], us[asked])
 
@@ -319,8 +320,8 @@ class _ProfileRun:
             "kernels": kernel_report,
             **reports,
             "noise": noise.report(),
-            "kernels_measured": len(kernels),
-            "kernels_below_noise": below,
+            "kernels_measured": len(visited),
+            "kernels_below_noise": len(visited) - len(kernels),
             "seconds": round(noise.seconds, 3),
             "options": self.options,
             "predicted_and_measured_ms": pairs,

@@ -121,6 +121,8 @@ def format_report(report: dict[str, Any]) -> str:
     if "bias_of_thirds" in networks:
         thirds = ", ".join(f"{bias:+.1f}" for bias in networks["bias_of_thirds"])
         lines.append(f"bias of small, middle and large networks: {thirds} %")
+    if below := report.get("kernels_below_noise"):
+        lines.append(f"{below} kernels take no longer than what is subtracted from them; left out")
     lines.append(
         f"noise: {noise['slow_slots']:.0f} % of {noise['slots']} slots slow; "
         f"{report['kernels_measured']} kernels, {report['seconds']:.0f} s"

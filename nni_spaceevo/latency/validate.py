@@ -13,7 +13,7 @@ from ..hyperspace import Hyperspace
 from .devices.device import Device
 from .journal import Journal
 from .machine import Machine
-from .measure import measure_all, network_job
+from .measure import measure_all, measuring, network_job
 from .predictor import LatencyPredictor
 from .report import network_statistics
 from .sampling import random_networks
@@ -51,6 +51,8 @@ def validate_predictor(
     ------
     DeviceError
         The device has another precision than the predictor, or is too noisy.
+    LockedError
+        Another process measures where the device does.
     """
     if device.precision != predictor.provenance.precision:
         raise DeviceError(
@@ -59,7 +61,7 @@ def validate_predictor(
         )
     chosen = random_networks(hyperspace, np.random.default_rng([seed, 7]), networks, [])
     jobs = [network_job(device, n) for n in chosen]
-    with tempfile.TemporaryDirectory() as folder:
+    with measuring(device), tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "validation.jsonl")
         noise = measure_all(device, jobs, journal, rounds, 20, seed, progress)
     measured = noise.network_us(chosen) / 1e3

@@ -94,7 +94,8 @@ def folded_integers(
 def settle_biases(network: nn.Module, images: Tensor) -> None:
     """Round the biases of an INT8 network, in place, to those that its file has.
 
-    What `folded_integers` then folds is exact in all. The half unit of each bias looks small, but
+    What `folded_integers` then folds is exact in all (TFLite's hard sigmoid and logits apart, whose
+    biases are rounded with a 3 added, or not at all). The half unit of each bias looks small, but
     it would move one activation in some hundreds to its neighbour, in every layer anew.
 
     Parameters

@@ -208,12 +208,21 @@ class SandwichModule(BaseOneShotLightningModule):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Refuse a label that is no class, while it can be looked at without waiting for a GPU.
 
+        What is validated with is the evaluator's to understand.
+
         Raises
         ------
         ConfigError
-            Names the label and the classes.
+            Names the label and the classes; or a batch to train on is no pair.
         """
-        supernet, (_, labels) = self.space.supernet, batch
+        if not self.trainer.training:
+            return super().on_before_batch_transfer(batch, dataloader_idx)
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ConfigError(
+                f"QuantizedSupernet: the evaluator's batches are of type {type(batch).__name__}; "
+                "expected pairs of images and labels"
+            )
+        supernet, labels = self.space.supernet, batch[1]
         classes = supernet.hyperspace.stages[-1].widths[-1]
         if int(labels.min()) < 0 or int(labels.max()) >= classes:
             wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
@@ -231,7 +240,8 @@ class SandwichModule(BaseOneShotLightningModule):
         TrainingError
             A loss is not finite; names epoch and subnet.
         ConfigError
-            The batches are not as large as the settings say.
+            The batches are not as large as the settings say, one has a single image, or the loader
+            has no length.
         """
         images, labels = batch
         if batch_idx == 0 and len(images) != self.config.batch_size:

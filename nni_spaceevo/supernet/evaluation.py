@@ -44,7 +44,7 @@ def calibrated_subnet(
 ) -> Subnet:
     """A subnet of its own, in evaluation mode, its BatchNorm measured on training images.
 
-    In INT8 it is what is deployed, bias for bias. The supernet is left as it is.
+    In INT8 it is what is deployed as ONNX, bias for bias. The supernet is left as it is.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError
+from ..network import StaticNetwork
 from ..network.folding import settle_biases
 
 
@@ -22,7 +23,7 @@ def recalibrate(
     """Set the statistics of all BatchNorms to the means of those of some batches.
 
     Everything else is as in evaluation: quantizers compute what the device computes. Statistics
-    make the biases of a static INT8 network, which are then rounded to those of its file.
+    make the biases of a static INT8 network, so these are rounded to those of its file then.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def recalibrate(
             norm.momentum = momentum
     if not count:
         raise TrainingError("BatchNorm recalibration: no images; expected at least one batch")
-    if run is None:
+    if run is None and isinstance(module, StaticNetwork):
         settle_biases(module, one)
 
 

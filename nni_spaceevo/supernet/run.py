@@ -161,13 +161,6 @@ class SupernetRun:
     def _save(self) -> None:
         if not self.trainer.ranks.is_first:
             return
-        # A finite loss can have gradients that are not. What was saved before is still good.
-        if not all(bool(p.isfinite().all()) for p in self.supernet.parameters()):
-            raise TrainingError(
-                f"supernet {self.supernet.space}: weights are not finite after step {self._steps} "
-                f"of epoch {len(self.epochs) + 1}; lower the learning rate. {self.path} is as it "
-                "was before"
-            )
         content = {
             **self.trainer.state_dict(),
             "epochs": plain(self.epochs),
@@ -176,6 +169,18 @@ class SupernetRun:
         }
         save_checkpoint(self.path, self.made_for, content)
         self._saved_at = time.monotonic()
+
+    def _check_weights(self) -> None:
+        """Refuse weights that are not finite, of which a finite loss says nothing yet.
+
+        All processes of a task have the same ones, so all refuse them. What was saved before stays.
+        """
+        if not all(bool(p.isfinite().all()) for p in self.supernet.parameters()):
+            epoch = len(self.epochs) + (self._steps > 0)
+            raise TrainingError(
+                f"supernet {self.supernet.space}: weights are not finite in epoch {epoch}; lower "
+                f"the learning rate. {self.path} is as it was before"
+            )
 
     def run(self, report: Report = lambda epoch: None) -> Supernet:
         """Train what is left; a continued run ends with the same weights.
@@ -187,7 +192,7 @@ class SupernetRun:
         Raises
         ------
         TrainingError
-            A loss is not finite; names epoch and subnet.
+            A loss is not finite; names epoch and subnet. Or weights are not.
         LockedError
             Another process is training it.
         """
@@ -199,6 +204,7 @@ class SupernetRun:
                 self._train(epoch)
                 self.epochs.append(self._ended(epoch))
                 self._steps, self._sums = 0, np.zeros(3)
+                self._check_weights()
                 self._save()
                 if ranks.is_first:
                     report(self.epochs[-1])
@@ -229,6 +235,7 @@ class SupernetRun:
             self._steps += 1
             bar.update()
             if time.monotonic() - self._saved_at >= self.save_every_s:
+                self._check_weights()
                 self._save()
 
     def _ended(self, epoch: int) -> SupernetEpoch:

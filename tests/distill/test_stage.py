@@ -167,7 +167,7 @@ def test_a_run_of_other_settings_is_refused_by_name(small, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_stage_block_and_epoch(small, tmp_path):
     wild = DistillConfig(epochs_fp32=2, epochs_int8=1, batch_size=32, learning_rate_fp32=1e30)
-    message = "stage2_mbv2_res: NSR loss is not finite in step 2 of fp32 epoch 1"
+    message = "stage2_mbv2_res: NSR loss is not finite in fp32 epoch 1"
     with pytest.raises(TrainingError, match=message):
         small.run(tmp_path, config=wild).run()
 

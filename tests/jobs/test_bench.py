@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from nni_spaceevo.cli import main
 from nni_spaceevo.deploy.bench import Bench
 from nni_spaceevo.errors import ConfigError
 from nni_spaceevo.files import read_json
-from nni_spaceevo.jobs.bench import accuracy, predicted_ms
+from nni_spaceevo.jobs.bench import accuracy, bench_files, predicted_ms
 from nni_spaceevo.jobs.distillation import images
 from nni_spaceevo.jobs.export import export_subnet
 from nni_spaceevo.jobs.job import Job
@@ -119,3 +120,23 @@ def test_a_file_of_another_hyperspace_is_not_predicted(job: Job, tmp_path: Path)
     about.value = "another"
     onnx.save(model, path)
     assert predicted_ms(job.hyperspace, path, prepared_predictor(job)) is None
+    # Files of before did not say it.
+    model.metadata_props.remove(about)
+    onnx.save(model, path)
+    assert predicted_ms(job.hyperspace, path, prepared_predictor(job)) is not None
+    (space,) = (p for p in model.metadata_props if p.key == "space")
+    space.value = "pets-01-10"
+    onnx.save(model, path)
+    assert predicted_ms(job.hyperspace, path, prepared_predictor(job)) is None
+
+
+def test_without_labels_files_are_measured_and_not_judged(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "subnet.onnx"
+    export_subnet(job, "smallest", path, space=SPACE)
+    bare = replace(images(job), train_labels=None, test_labels=None, classes=0)
+    monkeypatch.setattr("nni_spaceevo.jobs.bench.images", lambda job: bare)
+    (timing,) = bench_files([path], job, rounds=1).files
+    assert timing.accuracy is None
+    assert timing.predicted_ms is not None

@@ -11,6 +11,7 @@ from distill.teachers.test_pretrained import STAGES
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.files import digest, to_json
 from nni_spaceevo.hyperspace import load_hyperspace
 from nni_spaceevo.jobs.distillation import cells, prepared_teacher, rows_folder
 from nni_spaceevo.jobs.plan import plan
@@ -170,7 +171,7 @@ def test_tasks_that_fail_leave_the_others_alone_and_are_the_only_ones_done_again
     told = capsys.readouterr()
     assert "spaceevo: 3 of 9 tasks failed; the others are done" in told.err
     reason = re.search(r"\n  (stage2_\w+, stage2_\w+, stage2_\w+): (.*)\n", told.err)
-    assert reason[2] == "NSR loss is not finite in step 1 of fp32 epoch 1; lower the learning rate"
+    assert reason[2] == "NSR loss is not finite in fp32 epoch 1; lower the learning rate"
     rows = rows_folder(smooth_job)
     failed = ["stage2_mbv1_dual", "stage2_mbv2_res", "stage2_resnet"]
     assert rows.missing() == sorted(reason[1].split(", ")) == failed
@@ -228,3 +229,16 @@ def test_where_it_is_done_makes_no_other_rows(folder):
 
     assert made_with(device="cpu", tasks_per_gpu=2, cache_gb=1) == made_with()
     assert made_with(mixed_precision=True) != made_with()
+
+
+def test_rows_of_before_there_was_a_setting_stay_valid(tmp_path):
+    """`train_images` came later; a job that does not name it is the same job."""
+    job = write_small_job(tmp_path, dataset="fashion_mnist")
+    path = "/usr/share/datasets/fashion-mnist"
+    dataset = to_json({"name": "fashion_mnist", "path": path})
+    config = job.config
+    settings = [to_json(part) for part in (job.teacher, config.distill.deciding, config.lut)]
+    before = digest(job.hyperspace.fingerprint, dataset, str(config.seed), *settings)
+    assert rows_folder(job).made_with == before
+    few = write_small_job(tmp_path, dataset={"name": "fashion_mnist", "train_images": 20})
+    assert rows_folder(few).made_with != before

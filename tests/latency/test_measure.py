@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
+import sys
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nni_spaceevo.errors import DeviceError, LockedError
-from nni_spaceevo.files import exclusive
 from nni_spaceevo.latency import measure
 from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.journal import Journal, Slot
 from nni_spaceevo.latency.lowering import RuntimeKernel
-from nni_spaceevo.latency.measure import Job, Noise, idle_job, kernel_job, kernel_key, measure_all
+from nni_spaceevo.latency.measure import (
+    Job,
+    Noise,
+    idle_job,
+    kernel_job,
+    kernel_key,
+    measure_all,
+    measuring,
+)
 from nni_spaceevo.latency.sampling import random_network
 
 
@@ -154,7 +159,12 @@ def test_networks_that_never_met_a_quiet_moment_are_refused_too(tmp_path):
         measure_all(Alternating(), jobs, journal, 1, 1, 0, progress=False)
 
 
-def test_two_processes_do_not_measure_at_a_time(tmp_path):
-    held = Path(tempfile.gettempdir()) / f"nni_spaceevo-measuring-{os.getuid()}"
-    with exclusive(held), pytest.raises(LockedError, match="measuring"):
-        measure_all(Alternating(), [], Journal(tmp_path / "j"), 1, 1, 0, progress=False)
+def test_two_processes_do_not_measure_on_one_place_at_a_time(phone):
+    here, there = get_device("ort-x86-int8"), get_device("ort-x86-fp32")
+    refused = pytest.raises(LockedError, match="another process measures on this machine")
+    with measuring(here), refused, measuring(there):
+        pass
+    with measuring(here), measuring(get_device(f"adb:{sys.executable}")):
+        pass
+    with measuring(there):
+        pass

@@ -49,14 +49,15 @@ def evaluator(
     batch_size: int = 32,
     shift: int = 0,
     count: int | None = None,
+    train: DataLoader | None = None,
     **kwargs: Any,
 ) -> Classification:
-    train = TensorDataset(DATA.images[:count], DATA.labels[:count] + shift)
+    images = TensorDataset(DATA.images[:count], DATA.labels[:count] + shift)
     quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "logger": False}
     return Classification(
         num_classes=4,
         max_epochs=epochs,
-        train_dataloaders=DataLoader(train, batch_size=batch_size, shuffle=True),
+        train_dataloaders=train or DataLoader(images, batch_size=batch_size, shuffle=True),
         val_dataloaders=DataLoader(HELD_OUT, batch_size=20),
         accelerator="cpu",
         enable_model_summary=False,
@@ -253,6 +254,12 @@ def test_a_last_batch_of_one_image_is_refused_and_a_small_one_is_not(tmp_path: P
         start(new_space(), evaluator(count=33), tmp_path / "one")
     start(new_space(), evaluator(count=40), tmp_path / "eight")
     assert (tmp_path / "eight" / "tiny-00-00.pt").is_file()
+
+
+def test_batches_that_are_no_pairs_are_refused(tmp_path: Path) -> None:
+    three = TensorDataset(DATA.images, DATA.labels, DATA.labels)
+    with pytest.raises(ConfigError, match="expected pairs of images and labels"):
+        start(new_space(), evaluator(train=DataLoader(three, batch_size=32)), tmp_path)
 
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_recalibrated_statistics_travel_with_the_extracted_subnet(name, precisio
     before = supernet(IMAGES, code)
     batches = [torch.randn(8, 1, 12, 12) * 3 + 1 for _ in range(2)]
     static = supernet.extract(code)
-    recalibrate(static, batches)
+    recalibrate(static, batches, static)
     recalibrate(supernet, batches, lambda images: supernet(images, code))
     assert not torch.equal(supernet(IMAGES, code), before)
     assert torch.equal(static(IMAGES), supernet(IMAGES, code))

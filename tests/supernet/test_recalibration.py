@@ -65,3 +65,24 @@ def test_a_batch_of_one_image_is_refused_and_the_momentum_stays():
     assert norm.momentum == 0.1
     with pytest.raises(TrainingError, match="no images; expected at least one batch"):
         recalibrate(norm, [])
+
+
+class Active(nn.Module):
+    """A supernet as a network, as NNI's model space is one: of its largest subnet at the moment."""
+
+    def __init__(self, supernet):
+        super().__init__()
+        self.supernet = supernet
+
+    def forward(self, images):
+        return self.supernet(images, self.supernet.largest)
+
+
+def test_a_supernet_keeps_its_biases():
+    hyperspace = tiny_hyperspace()
+    active = Active(used_supernet(hyperspace, uniform(hyperspace), INT8))
+    before = {k: v.clone() for k, v in active.state_dict().items()}
+    recalibrate(active, batches(2))
+    after = active.state_dict()
+    changed = {k.rpartition(".")[2] for k in after if not torch.equal(before[k], after[k])}
+    assert changed == {"running_mean", "running_var"}

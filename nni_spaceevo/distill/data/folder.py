@@ -23,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Pillow lets go of Python's lock while it decodes. Results do not depend on the number.
 _THREADS = 8
+# Images that are checked without a look at the clock.
+_PART = 1000
 # Damaged images that an error names.
 _SHOWN = 3
 
@@ -93,9 +95,16 @@ class ImageFolderData:
             Some cannot be read; names the first ones.
         """
         paths = [path for path, _ in (*self._train, *self._test)]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            reasons = tqdm(pool.map(_reason, paths), "Checking images", len(paths), mininterval=1)
-            wrong = [reason for reason in reasons if reason]
+        wrong: list[str] = []
+        with (
+            ThreadPoolExecutor(_THREADS) as pool,
+            tqdm(None, "Checking images", len(paths), mininterval=1) as bar,
+        ):
+            # In parts, for a pool queues all that it is given.
+            for start in range(0, len(paths), _PART):
+                part = paths[start : start + _PART]
+                wrong += [reason for reason in pool.map(_reason, part) if reason]
+                bar.update(len(part))
         if wrong:
             more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
             raise FileAccessError(

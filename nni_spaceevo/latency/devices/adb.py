@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -129,6 +130,11 @@ class AdbDevice(FileDevice):
         self._program: str | None = None
         self._models: OrderedDict[str, None] = OrderedDict()
         self._machine: Machine | None = None
+
+    @property
+    def place(self) -> str:
+        """The phone."""
+        return f"phone {os.environ.get('ANDROID_SERIAL', '')}".strip()
 
     def machine(self) -> Machine:
         """The phone, and the program by its content; raises `DeviceError` without one."""

@@ -83,6 +83,11 @@ class Device(ABC):
         """Precision of the networks that it runs."""
         return "int8"
 
+    @property
+    def place(self) -> str:
+        """Where it runs: two processes do not measure on one place at a time."""
+        return "this machine"
+
     @abstractmethod
     def machine(self) -> Machine:
         """The machine, its runtime and options; measurements of others are not mixed with it."""
