@@ -1,6 +1,6 @@
 """Whether exported files answer as the networks in torch that they were made of.
 
-Exports random INT8 subnets of a trained supernet, as ONNX and with `--tflite` also as TFLite, and
+Exports random INT8 subnets of trained supernets, as ONNX and with `--tflite` also as TFLite, and
 runs each file and the fake-quantized network on all held-out images of the job. What
 `spaceevo export` reports of every file is collected: the share of equal answers, both accuracies,
 the largest difference of a logit, the operators that stay float.
@@ -8,7 +8,7 @@ the largest difference of a logit, the operators that stay float.
 Writes `export_parity.json` and `.md` (a summary) beside this script. Reports are kept in the job's
 work folder; a run that was killed goes on there.
 
-    python benchmarks/export_parity.py --job JOB.yaml [--space CODE] [--seed N] [--subnets N]
+    python benchmarks/export_parity.py --job JOB.yaml [--space CODE...] [--seed N] [--subnets N]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from outcome import write_outcome
 from provenance import provenance
 from tqdm import tqdm
 
-from nni_spaceevo.cli.common import add_job, add_supernet
+from nni_spaceevo.cli.common import add_job
 from nni_spaceevo.errors import SpaceEvoError
 from nni_spaceevo.files import digest, read_json
 from nni_spaceevo.hyperspace import SubnetCode
@@ -97,17 +97,22 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def results(
-    job: Job, space: str, seed: int | None, count: int, suffixes: list[str]
+    job: Job, spaces: list[str], seed: int | None, count: int, suffixes: list[str]
 ) -> dict[str, Any]:
-    """Export and compare what an earlier run has not, and sum up."""
-    code, rng = chosen_space(job, space), np.random.default_rng(0)
-    codes = [job.hyperspace.random_subnet(code, rng) for _ in range(count)]
-    found = reports(job, str(code), seed, codes, suffixes)
+    """Export and compare what an earlier run has not, of all spaces together, and sum up."""
+    chosen, rng = [chosen_space(job, space) for space in spaces], np.random.default_rng(0)
+    found = []
+    for i, code in enumerate(chosen):
+        mine = count * (i + 1) // len(chosen) - count * i // len(chosen)
+        codes = [job.hyperspace.random_subnet(code, rng) for _ in range(mine)]
+        found += reports(job, str(code), seed, codes, suffixes)
     formats = [[r for r in found if r.file.endswith(suffix)] for suffix in suffixes]
     return {
         "hyperspace": job.hyperspace.name,
-        "space": str(code),
-        "block_types": [job.hyperspace.block_types[b].type for b in code.blocks],
+        "spaces": [str(code) for code in chosen],
+        "block_types": [
+            [job.hyperspace.block_types[b].type for b in code.blocks] for code in chosen
+        ],
         "summary": [summary(of_format) for of_format in formats],
         "reports": found,
     }
@@ -117,8 +122,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add_job(parser)
-    add_supernet(parser)
-    parser.add_argument("--subnets", type=int, default=50, help="random ones")
+    parser.add_argument("--space", nargs="+", default=["best"], help="space codes, or best")
+    parser.add_argument("--seed", type=int, help="of the supernets; default: the job's")
+    parser.add_argument("--subnets", type=int, default=50, help="random ones of all spaces")
     parser.add_argument("--tflite", action="store_true", help="TFLite files too")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args(arguments)
