@@ -31,11 +31,15 @@ PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 def collected(job: Job) -> dict[str, Any]:
     """What the steps of a job have left, as plain data."""
     found = read_json(job.comparison_path / "comparison.json", Comparison)
+    comparison = plain(found)
+    for entry in comparison["entries"]:
+        # Where the files were on this machine says nothing.
+        entry["measured"]["file"] = Path(entry["measured"]["file"]).name
     return {
         "seconds": read_json(job.work / "seconds.json", dict[str, float]),
         "search": plain(SearchResults.load(job.search_path).best),
         "conclusions": conclusions(found),
-        "comparison": plain(found),
+        "comparison": comparison,
     }
 
 
