@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..distill.config import DatasetConfig, PretrainedConfig
 from ..errors import LUTError
@@ -152,16 +152,13 @@ def cells(job: Job) -> list[Cell]:
     return list(task_cells(job.hyperspace).values())
 
 
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if value is not None}
-
-
 def rows_folder(job: Job) -> RowsFolder:
     """Where a job keeps its rows, one file a (stage, block type)."""
     c = job.config
-    # A setting that is not made changes nothing, so rows from before there was one stay valid.
-    made = plain(job.dataset)
-    dataset = made if isinstance(made, str) else to_json(_given(made))
+    dataset = plain(job.dataset)
+    if not isinstance(dataset, str):
+        # A setting that is not made changes nothing, so rows from before there was one stay valid.
+        dataset = to_json({key: value for key, value in dataset.items() if value is not None})
     settings = [to_json(part) for part in (job.teacher, c.distill.deciding, c.lut)]
     made_with = digest(job.hyperspace.fingerprint, dataset, str(c.seed), *settings)
     return RowsFolder(job.rows_path, job.hyperspace, made_with)

@@ -392,8 +392,10 @@ class LatencyPredictor:
 
     def _note_sizes(self, sum_ms: FloatArray, ms: FloatArray) -> None:
         """Warn once of networks faster or slower than any that it was calibrated on."""
+        if self._sizes_told or not np.size(sum_ms):
+            return
         sums, shares = np.array(self.calibration.sums_us), np.array(self.calibration.shares)
-        if len(sums) < 2 or self._sizes_told or not np.size(sum_ms):
+        if len(sums) < 2:
             return
         low, high = float(np.min(sum_ms)) * 1e3, float(np.max(sum_ms)) * 1e3
         if low < sums[0] * (1 - _BEYOND) or high > sums[-1] * (1 + _BEYOND):

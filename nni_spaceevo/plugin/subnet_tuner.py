@@ -159,8 +159,7 @@ class SubnetTuner(TaskTuner):
     def _complete(self) -> None:
         from ..jobs.subnets import RESULTS, results_of
 
-        given = self.job, self.search, self._device, self._seed, self._evaluator
-        results = results_of(*given)
+        results = results_of(self.job, self.search, self._device, self._seed, self._evaluator)
         path = self._folder / RESULTS
         write_atomically(path, to_json(results))
         print(f"{results.outcome}\n-> {path}", flush=True)

@@ -23,7 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 # Pillow lets go of Python's lock while it decodes. Results do not depend on the number.
 _THREADS = 8
-# Images that are checked without a look at the clock.
+# Images that a pool is given at a time, to be checked.
 _PART = 1000
 # Damaged images that an error names.
 _SHOWN = 3
