@@ -100,7 +100,13 @@ class ConvLayer(nn.Module):
         weight = self.weight_quantizer(self._weight(step), self.conv.weight)
         bias = self.conv.bias[: step.cout] if self.conv.bias is not None else None
         groups = step.cout if self.depthwise else 1
-        x = F.conv2d(x, weight, bias, self.stride, step.kernel_size // 2, groups=groups)
+        stride = self.stride
+        if self.training and stride > 1 and step.kernel_size == 1:
+            # The same pixels. With a stride, oneDNN's gradient of these weights writes past its
+            # buffer where channels lie last and are fewer than fill a vector (8 with AVX2, 16 with
+            # AVX-512): wrong gradients, or a crash (uxlfoundation/oneDNN#6035).
+            x, stride = x[..., ::stride, ::stride], 1
+        x = F.conv2d(x, weight, bias, stride, step.kernel_size // 2, groups=groups)
         if step.norm:
             x = _batch_norm(self.norm, x)
         return self.activations[step.activation](x)

@@ -1,14 +1,23 @@
 """The verbs about latency: `predict`, `predictor` and `device-report`."""
 
+import json
+from pathlib import Path
+
 import msgspec
+import numpy as np
+import pytest
+from published import published_file
 
 from nni_spaceevo.cli import main
 from nni_spaceevo.cli.latency import PROFILE_OPTIONS
-from nni_spaceevo.latency import machine
+from nni_spaceevo.hyperspace import load_hyperspace
+from nni_spaceevo.latency import find_predictor, load_predictor, machine, measure
 from nni_spaceevo.latency.profile import ProfileOptions
+from nni_spaceevo.latency.sampling import random_network
 
 ONNXW = "onnxw-151122-023231"
 PREDICTOR = "x86_vnni_ort_int8"
+DIGITS = str(Path(__file__).parents[2] / "examples" / "digits" / "hyperspace.yaml")
 
 
 def test_the_help_names_the_defaults_of_profiling():
@@ -87,3 +96,45 @@ def test_another_cpu_of_the_same_kind_is_told_and_one_of_no_kind_refused(monkeyp
     cpu["flags"] = "avx2"
     assert main(arguments) == 1
     assert "the package has no x86_ort_int8, for CPUs like this Some" in capsys.readouterr().err
+
+
+def test_a_predictor_is_validated_on_the_machine_at_hand(monkeypatch, capsys):
+    # What a measurement is worth is not asked here, and others use the machine, too.
+    monkeypatch.setattr(measure, "_GATE", 1e9)
+    monkeypatch.setattr(measure, "_TOO_NOISY", 1.0)
+    arguments = ["predictor", "validate", PREDICTOR, "--hyperspace", DIGITS, "--networks", "3"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert PREDICTOR in text
+    assert "measured / predicted" in text
+
+
+@pytest.mark.slow
+def test_a_predictor_is_exported_to_nn_meter(tmp_path, capsys):
+    output = tmp_path / "exported"
+    arguments = ["predictor", "export-nn-meter", PREDICTOR, "--hyperspace", DIGITS]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert "nn-Meter's predict against ours on 24 held-out subnets" in capsys.readouterr().out
+    assert (output / "meta.yaml").is_file()
+    assert json.loads((output / "export.json").read_text())["name"] == PREDICTOR
+
+
+@pytest.mark.slow
+def test_the_packages_pixel_4_is_what_its_command_fits(tmp_path, capsys):
+    folder = published_file("blocks_pixel4_tflite_int8.json.gz").parent
+    output = tmp_path / "pixel4_tflite_int8"
+    arguments = ["predictor", "fit-published", str(folder), "--device", "pixel4"]
+    assert main([*arguments, "--output", str(output)]) == 0
+    assert "held_out_rows" in capsys.readouterr().out
+    mobilew, rng = load_hyperspace("mobilew"), np.random.default_rng(0)
+    chains = [random_network(mobilew, rng).placed for _ in range(50)]
+    here, packed = (load_predictor(f) for f in (output, find_predictor(output.name)))
+    # Another kind of CPU rounds sums otherwise, and trees split where it falls.
+    assert here.network_ms(chains) == pytest.approx(packed.network_ms(chains), rel=0.02)
+
+
+def test_published_data_that_are_not_there_are_named(tmp_path, capsys):
+    arguments = ["predictor", "fit-published", str(tmp_path / "none"), "--device", "xeon"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 1
+    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -53,6 +53,21 @@ def test_a_depthwise_slice_keeps_one_input_channel_a_group():
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3, 8, 12, 24])
+def test_gradients_do_not_depend_on_the_order_in_memory(channels):
+    step = ConvStep("shortcut", channels, 8, 1, 2, norm=False)
+    layer = ConvLayer([step])
+    x = torch.randn(16, channels, 14, 14)
+    gradients = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        layer.to(memory_format=order).zero_grad()
+        layer(x.to(memory_format=order), step).square().sum().backward()
+        gradients.append(layer.conv.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    trained = layer(x, step)
+    torch.testing.assert_close(layer.eval()(x, step), trained, rtol=1e-4, atol=1e-4)
+
+
 def test_squeeze_and_excite_quantizes_pool_convolutions_gate_and_product():
     step = SqueezeExciteStep("se", 16, 8)
     layer = SqueezeExciteLayer([step])
