@@ -5,8 +5,9 @@ and with labels, for a small fixed budget; and each gets the sum of its sub-stag
 from stages that were distilled once. Kendall's tau between the two, with bootstrap intervals over
 the subnets, for several ways to distil and to judge. Writes `block_kd_fidelity.json` and `.png`
 beside this script. Every training keeps its result in WORK; a run that was killed goes on there.
+What subnets reach alone depends on no way to distil, and may be taken from an earlier output.
 
-    python benchmarks/block_kd_fidelity.py WORK [--dataset FOLDER]
+    python benchmarks/block_kd_fidelity.py WORK [--dataset FOLDER] [--accuracies EARLIER.json]
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from msgspec import structs
 from numpy.typing import NDArray
 from provenance import provenance
 from torch import Tensor, nn
@@ -97,6 +99,10 @@ JOINS: dict[str, Callable[[FloatArray], FloatArray]] = {
 }
 
 
+TEACHER = TeacherConfig(widths=(16, 32, 48, 64, 96), epochs=6, batch_size=128, min_accuracy=0.88)
+NARROW = structs.replace(TEACHER, widths=(8, 8, 16, 24, 32))
+
+
 class Way(Record, frozen=True):
     """One way to distil all stages.
 
@@ -104,18 +110,23 @@ class Way(Record, frozen=True):
     ----------
     loss : of `LOSSES`, to train with
     config : epochs and learning rates
+    teacher : whose features are learned
+    images : that stages are distilled on
     """
 
     loss: str
     config: DistillConfig
+    teacher: TeacherConfig = TEACHER
+    images: int = 5000
 
     @property
     def name(self) -> str:
-        """Loss, epochs, and what else is not the default: `nsr 5+1 batch_size=32`."""
+        """Loss, images, epochs, the teacher's last width, and what else is not the default."""
         given, usual = plain(self.config), plain(DistillConfig())
         others = [k for k in given if given[k] != usual[k] and not k.startswith("epochs")]
-        epochs = f"{given['epochs_fp32']}+{given['epochs_int8']}"
-        return " ".join([self.loss, epochs, *(f"{k}={given[k]:g}" for k in others)])
+        epochs = f"{self.images}x{given['epochs_fp32']}+{given['epochs_int8']}"
+        teacher = f"teacher={self.teacher.widths[-1]}"
+        return " ".join([self.loss, epochs, teacher, *(f"{k}={given[k]:g}" for k in others)])
 
 
 class Study(Record, frozen=True):
@@ -128,8 +139,6 @@ class Study(Record, frozen=True):
     alone_images, alone_epochs_fp32, alone_epochs_int8 : budget of such a training; INT8 epochs may
         be a share of one
     alone_batch, alone_rate_fp32, alone_rate_int8 : Adam with a one-cycle schedule
-    teacher : of the block losses
-    distil_images : that stages are distilled on
     calibration_images, held_out_images : of a block loss
     test_images : of an accuracy
     ways : to distil, the default first
@@ -145,10 +154,6 @@ class Study(Record, frozen=True):
     alone_batch: int = 128
     alone_rate_fp32: float = 6e-3
     alone_rate_int8: float = 3e-4
-    teacher: TeacherConfig = TeacherConfig(
-        widths=(16, 32, 48, 64, 96), epochs=6, batch_size=128, min_accuracy=0.88
-    )
-    distil_images: int = 5000
     calibration_images: int = 512
     held_out_images: int = 2000
     test_images: int = 10000
@@ -158,9 +163,9 @@ DEFAULT = DistillConfig()
 STUDY = Study(
     ways=(
         Way(loss="nsr", config=DEFAULT),
-        Way(loss="nsr", config=DistillConfig(epochs_fp32=2)),
-        Way(loss="nsr", config=DistillConfig(epochs_fp32=1)),
-        Way(loss="mse", config=DEFAULT),
+        Way(loss="nsr", config=DEFAULT, teacher=NARROW),
+        Way(loss="mse", config=DEFAULT, teacher=NARROW),
+        Way(loss="nsr", config=DistillConfig(epochs_fp32=4), teacher=NARROW, images=20000),
     )
 )
 
@@ -275,12 +280,12 @@ def train_alone(place: Place, number: int, seed: int) -> None:
     write_atomically(path, to_json(result))
 
 
-def teacher_of(place: Place) -> Teacher:
-    """The teacher, trained by whichever process comes first."""
-    path = place.folder / "teacher.pt"
+def teacher_of(place: Place, way: Way) -> Teacher:
+    """A way's teacher, trained by whichever process comes first."""
+    path = place.folder / f"teacher-{way.teacher.widths[-1]}.pt"
     with exclusive(path, wait=True):
         data = place.data(place.study.alone_images)
-        return train_teacher(HYPERSPACE, data, place.study.teacher, place.study.seed, path)
+        return train_teacher(HYPERSPACE, data, way.teacher, place.study.seed, path)
 
 
 def loss_path(place: Place, way: Way, stage: int, precision: Precision) -> Path:
@@ -305,8 +310,8 @@ def distil(place: Place, way: Way, stage: int) -> None:
     int8_path = loss_path(place, way, stage, INT8)
     if int8_path.is_file():
         return
-    study, teacher = place.study, teacher_of(place)
-    data = place.data(study.distil_images)
+    study, teacher = place.study, teacher_of(place, way)
+    data = place.data(way.images)
     task = StageTask(HYPERSPACE, stage, SPACE.blocks[stage], teacher, data, study.seed)
     run = StageRun(task, way.config, stage_folder(place, way))
     fp32_path = loss_path(place, way, stage, FP32)
@@ -340,11 +345,11 @@ Job = Callable[[], None]
 
 
 def jobs(place: Place) -> list[Job]:
-    """Everything to do, each with a file of its own; the teacher first, which others wait for."""
+    """Everything to do, each with a file of its own; first the teacher that most wait for."""
     study = place.study
     stages = range(len(HYPERSPACE.searchable))
     return [
-        partial(_teach, place),
+        partial(_teach, place, study.ways[0]),
         *(
             partial(train_alone, place, i, seed)
             for seed in range(study.seeds)
@@ -354,8 +359,29 @@ def jobs(place: Place) -> list[Job]:
     ]
 
 
-def _teach(place: Place) -> None:
-    teacher_of(place)
+def _teach(place: Place, way: Way) -> None:
+    teacher_of(place, way)
+
+
+def take_accuracies(place: Place, earlier: dict[str, Any]) -> None:
+    """Keep what an earlier output says that subnets reach alone, as if they had been trained here.
+
+    Raises
+    ------
+    ValueError
+        Other subnets, or another budget; names the first setting that differs.
+    """
+    study = place.study
+    for key in (k for k in plain(study) if k.startswith(("subnets", "seed", "alone", "test"))):
+        if earlier["study"].get(key) != getattr(study, key):
+            raise ValueError(f"study: {key} is {earlier['study'].get(key)} there, not as here")
+    codes = [str(code) for code in subnets(study)]
+    if [row["code"] for row in earlier["subnets"]] != codes:
+        raise ValueError("subnets: other codes there than here")
+    for i, row in enumerate(earlier["subnets"]):
+        for seed in range(study.seeds):
+            path = place.folder / "alone" / f"{i}-{seed}.json"
+            write_atomically(path, to_json({p.name: row[p.name][seed] for p in (FP32, INT8)}))
 
 
 def run_all(todo: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
@@ -573,7 +599,10 @@ def summary(place: Place, found: Findings) -> dict[str, Any]:
     default = -losses.sum(1)
     codes = subnets(study)
     return {
-        "teacher_accuracy": accuracy(teacher_of(place), place.data(study.alone_images)),
+        "teacher_accuracies": {
+            way.name: accuracy(teacher_of(place, way), place.data(study.alone_images))
+            for way in study.ways
+        },
         "default": tau_row(boot, found, default),
         "noise": noise(boot, found),
         "stages": stage_rows(boot, found, losses, codes),
@@ -640,16 +669,23 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for checkpoints and results")
     parser.add_argument("--dataset", type=Path, default=Path(FashionMNISTConfig().path))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
+    parser.add_argument("--accuracies", type=Path, help="earlier output, for what subnets reach")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     place = Place(STUDY, options.dataset, options.work)
+    origin = provenance(*PACKAGES)
+    if options.accuracies:
+        earlier = json.loads(options.accuracies.read_text())
+        take_accuracies(place, earlier)
+        origin = earlier.get("accuracies_from") or {key: earlier[key] for key in origin}
     todo = jobs(place)
     run_all(todo, options.workers, lambda done: print(f"{done} of {len(todo)}", flush=True))
     found = findings(place)
     result = {
         **provenance(*PACKAGES),
         "space": str(SPACE),
+        "accuracies_from": origin,
         "study": plain(STUDY),
         **summary(place, found),
     }

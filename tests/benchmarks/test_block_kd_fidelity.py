@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy.stats import kendalltau
 
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
 from nni_spaceevo.distill.stage import StageRun, StageTask
+from nni_spaceevo.files import plain
 from nni_spaceevo.lut.measure import Variance, channel_errors, image_losses
 from nni_spaceevo.quant import INT8, set_precision
 
@@ -78,15 +80,19 @@ def place(fidelity, tmp_path_factory):
         write_idx(folder / f"{part}-images-idx3-ubyte.gz", images)
         write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels)
     tiny = DistillConfig(epochs_fp32=1, epochs_int8=1, batch_size=16)
+    teacher = TeacherConfig(widths=(4, 8, 8, 8, 8), epochs=1, min_accuracy=0.01)
+    narrow = TeacherConfig(widths=(4, 8, 8, 8, 4), epochs=1, min_accuracy=0.01)
     study = fidelity.Study(
-        ways=(fidelity.Way(loss="nsr", config=tiny), fidelity.Way(loss="mse", config=tiny)),
+        ways=(
+            fidelity.Way(loss="nsr", config=tiny, teacher=teacher, images=32),
+            fidelity.Way(loss="mse", config=tiny, teacher=teacher, images=32),
+            fidelity.Way(loss="nsr", config=tiny, teacher=narrow, images=48),
+        ),
         subnets=3,
         alone_images=96,
         alone_epochs_fp32=1,
         alone_epochs_int8=0.5,
         alone_batch=16,
-        teacher=TeacherConfig(widths=(4, 8, 8, 8, 8), epochs=1, min_accuracy=0.01),
-        distil_images=32,
         calibration_images=16,
         held_out_images=20,
         test_images=40,
@@ -117,13 +123,14 @@ def test_findings_have_every_subnet_seed_stage_and_way(fidelity, place, finished
 
 
 def test_training_with_another_loss_gives_another_stage(finished, place):
-    nsr, mse = (finished.losses[way.name, "fp32", "mse"] for way in place.study.ways)
+    nsr, mse, narrow = (finished.losses[way.name, "fp32", "mse"] for way in place.study.ways)
     assert not np.allclose(nsr, mse)
+    assert not np.allclose(nsr, narrow)
 
 
 def test_a_block_loss_is_that_of_the_lut(fidelity, place, finished):
-    way, data = place.study.ways[0], place.data(place.study.distil_images)
-    task = StageTask(fidelity.HYPERSPACE, 1, 1, fidelity.teacher_of(place), data, 0)
+    way, data = place.study.ways[0], place.data(place.study.ways[0].images)
+    task = StageTask(fidelity.HYPERSPACE, 1, 1, fidelity.teacher_of(place, way), data, 0)
     model = StageRun(task, way.config, fidelity.stage_folder(place, way)).run()
     set_precision(model, INT8)
     chosen = fidelity.substages(place.study, 1)[2]
@@ -166,13 +173,28 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_figures(fidelity, place, fini
 
 def test_the_summary_and_the_picture_show_all_ways(fidelity, place, finished, tmp_path):
     result = fidelity.summary(place, finished)
-    assert len(result["ways"]) == 2 * 2 * len(fidelity.LOSSES) * len(fidelity.JOINS)
+    assert len(result["ways"]) == 3 * 2 * len(fidelity.LOSSES) * len(fidelity.JOINS)
     assert sum(row["share_of_variance"] for row in result["stages"]) == pytest.approx(1, abs=0.01)
     labels = [label for label, *_ in fidelity.figure_rows(result)]
     assert (
-        labels[0] == "nsr 1+1 batch_size=16, fp32"
+        labels[0] == "nsr 32x1+1 teacher=8 batch_size=16, fp32"
         and "MFLOPs" in labels
-        and len(labels) == 2 * 2 + 3
+        and len(labels) == 3 * 2 + 3
     )
     fidelity.picture(finished, result, place.study, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accuracies_of_an_earlier_output_are_taken_if_it_is_of_the_same_trainings(
+    fidelity, place, finished, tmp_path
+):
+    earlier = {"study": plain(place.study), **fidelity.summary(place, finished)}
+    other = fidelity.Place(place.study, place.dataset, tmp_path)
+    fidelity.take_accuracies(other, earlier)
+    whole, taken = results(place), results(other)
+    assert len(taken) == place.study.subnets * place.study.seeds
+    assert {k: json.loads(v) for k, v in taken.items()}.items() <= {
+        k: json.loads(v) for k, v in whole.items()
+    }.items()
+    with pytest.raises(ValueError, match="alone_batch is 7 there"):
+        fidelity.take_accuracies(other, {**earlier, "study": earlier["study"] | {"alone_batch": 7}})
