@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
+
+A = TypeVar("A")
+B = TypeVar("B")
+# Batches that are read while a GPU works on one.
+_AHEAD = 2
 
 
 def training_device(wanted: Literal["auto", "cpu", "cuda"], section: str) -> torch.device:
@@ -41,6 +48,34 @@ def training_device(wanted: Literal["auto", "cpu", "cuda"], section: str) -> tor
             f"one a GPU (torchrun --nproc-per-node {count}), or give device: cpu"
         )
     return torch.device("cuda", number)
+
+
+def ahead(device: torch.device, read: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """What `read` gives for each item, in order; in a thread, while a GPU works on earlier ones.
+
+    On a CPU nothing is read before it is asked for: the same cores would do both, and images are
+    augmented by torch's one generator on the CPU, from which a step there may draw, too.
+
+    Parameters
+    ----------
+    device : that works on what was read
+    read : called for one item after the other; what it raises comes out where its result would
+    """
+    if device.type == "cpu":
+        yield from map(read, items)
+        return
+    waiting: deque[Future[B]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(read, item))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def keep_memory() -> None:

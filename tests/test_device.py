@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 
-from nni_spaceevo.device import one_thread, training_device
+from nni_spaceevo.device import ahead, one_thread, training_device
 from nni_spaceevo.errors import ConfigError
 
 
@@ -80,3 +81,43 @@ def test_memory_that_is_kept_is_not_cleared_again():
         for keep in (False, True)
     )
     assert kept < cleared / 2
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_is_read_ahead_comes_in_order(device):
+    assert list(ahead(device, lambda n: n * n, range(7))) == [n * n for n in range(7)]
+    assert list(ahead(device, str, ())) == []
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_what_reading_raises_comes_in_its_place(device):
+    found = ahead(device, lambda n: 6 // (3 - n), range(9))
+    assert [next(found) for _ in range(3)] == [2, 3, 6]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+def test_a_gpu_works_while_the_next_batches_are_read_and_no_more():
+    read, second = [], threading.Event()
+
+    def one(n):
+        read.append(n)
+        if n == 1:
+            second.set()
+        return n
+
+    found = ahead(GPU, one, range(100))
+    assert next(found) == 0
+    assert second.wait(10)
+    found.close()
+    assert len(read) <= 3
+
+
+def test_on_a_cpu_nothing_is_read_before_it_is_asked_for():
+    read = []
+    found = ahead(CPU, read.append, range(9))
+    next(found)
+    assert read == [0]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..device import autocast, channels_last, keep_memory
+from ..device import ahead, autocast, channels_last, keep_memory
 from ..errors import TrainingError
 from ..files import digest, to_json
 from ..hyperspace import Chain, ElasticStage
@@ -231,9 +231,14 @@ class StageRun:
         if starts_int8:
             self._optimizer = self._new_optimizer()
         totals = np.zeros(3)
-        for i, batch in enumerate(batches):
+
+        def read(i: int) -> Features | Tensor:
+            return cache.get(epoch, i) or self._images(batches[i])
+
+        found = ahead(self.task.device, read, range(len(batches)))
+        for i, (batch, given) in enumerate(zip(batches, found, strict=True)):
             self._set_learning_rate(epoch + i / len(batches), quantized)
-            features = self._features(batch, (epoch, i), cache)
+            features = self._features(given, batch, (epoch, i), cache)
             if starts_int8 and i == 0:
                 self._initialize_quantizers(features, len(batch), rng)
             totals += self._step(features, len(batch), rng)
@@ -260,26 +265,38 @@ class StageRun:
         for group in self._optimizer.param_groups:
             group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * done))
 
-    def _features(self, batch: Batch, number: tuple[int, int], cache: FeatureCache) -> Features:
-        """The teacher's features of this process's part of a batch, from the cache if it has them.
+    def _images(self, batch: Batch) -> Tensor:
+        """The images of this process's part of a batch, of which there is at least one."""
+        part = self.ranks.part(len(batch))
+        # A process without images has no features of the right shape.
+        some = batch.part(part) if part.start < part.stop else batch.part(slice(1))
+        return self.task.data.train_batch(some.index, some.resolution, some.seeds)
+
+    def _features(
+        self,
+        given: Features | Tensor,
+        batch: Batch,
+        number: tuple[int, int],
+        cache: FeatureCache,
+    ) -> Features:
+        """The teacher's features of this process's part of a batch.
 
         Parameters
         ----------
+        given : what the cache had, or else the images
         batch : all of it
         number : epoch and batch
-        cache : read, and given what it lacks
+        cache : given what it lacks
         """
         self.batches += 1
-        if found := cache.get(*number):
+        if not isinstance(given, Tensor):
             self.cached_batches += 1
             # They come from the disk in another order, and sums depend on the order.
-            before, after = (channels_last(f.to(self.task.device)) for f in found)
+            before, after = (channels_last(f.to(self.task.device)) for f in given)
             return before, after
         part = self.ranks.part(len(batch))
-        # A process without images has none of the right shape.
-        some = batch.part(part) if part.start < part.stop else batch.part(slice(1))
         with autocast(self.task.device, self.config.mixed_precision):
-            found = self.task.train_features(some.index, some.resolution, some.seeds)
+            found = self.task.features(given)
         before, after = (channels_last(f[: part.stop - part.start]) for f in found)
         cache.put(*number, (before, after))
         return before, after

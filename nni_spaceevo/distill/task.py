@@ -100,13 +100,14 @@ class StageTask:
         self, index: Tensor, resolution: int, seeds: Sequence[int] | None = None
     ) -> Features:
         """The teacher's features before and after the stage; `seeds` augment the images."""
-        return self._features(self.data.train_batch(index, resolution, seeds))
+        return self.features(self.data.train_batch(index, resolution, seeds))
 
     def test_features(self, index: Tensor, resolution: int) -> Features:
         """The same of held-out images."""
-        return self._features(self.data.test_batch(index, resolution))
+        return self.features(self.data.test_batch(index, resolution))
 
-    def _features(self, images: Tensor) -> Features:
+    def features(self, images: Tensor) -> Features:
+        """The same of images (n, channels, resolution, resolution)."""
         # A teacher that is no module has its own mind about where it computes.
         if isinstance(self.teacher, nn.Module):
             images = channels_last(images.to(self.device))

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 from tqdm import tqdm
 
-from ..device import keep_memory
+from ..device import ahead, keep_memory
 from ..errors import ConfigError, TrainingError
 from ..files import Record, convert, exclusive, plain
 from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
@@ -23,6 +24,7 @@ from .config import SupernetConfig
 from .data import LabelledImages, check_labels, shuffled_batches
 from .evaluation import calibrated_subnet, evaluate
 from .model import Supernet
+from .sandwich import StepPlan
 from .trainer import SupernetTrainer
 from .weights import save_supernet
 
@@ -226,12 +228,17 @@ class SupernetRun:
             mininterval=1,
             disable=None if self.trainer.ranks.is_first else True,
         )
-        while self._steps < len(batches):
-            index = batches[self._steps]
-            plan = self.trainer.plan(epoch, self._steps, len(batches), len(index))
-            part, seeds = index[plan.part], plan.seeds[plan.part]
-            images = self.data.train_batch(part, plan.resolution, seeds).to(self._device)
-            self._sums += self.trainer.step(images, self._labels[part].to(self._device), plan)
+
+        def read(step: int) -> tuple[Tensor, Tensor, StepPlan]:
+            plan = self.trainer.plan(epoch, step, len(batches), len(batches[step]))
+            part, seeds = batches[step][plan.part], plan.seeds[plan.part]
+            images = self.data.train_batch(part, plan.resolution, seeds)
+            return images, self._labels[part], plan
+
+        steps = range(self._steps, len(batches))
+        for images, labels, plan in ahead(self._device, read, steps):
+            on_device = images.to(self._device), labels.to(self._device)
+            self._sums += self.trainer.step(*on_device, plan)
             self._steps += 1
             bar.update()
             if time.monotonic() - self._saved_at >= self.save_every_s:

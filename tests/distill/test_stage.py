@@ -12,6 +12,8 @@ import pytest
 import torch
 from full_disk import full_disk
 
+from nni_spaceevo.device import ahead
+from nni_spaceevo.distill import stage
 from nni_spaceevo.distill.config import DistillConfig
 from nni_spaceevo.distill.data import ImageFolderData, folder
 from nni_spaceevo.distill.loss import nsr_loss
@@ -191,6 +193,14 @@ def test_a_stage_learns_from_a_folder_and_continues_to_the_same_bits(small, tmp_
         run("killed").run(stop)
     monkeypatch.setattr(folder, "_THREADS", 1)
     assert equal(weights(run("killed").run()), whole)
+
+
+def test_reading_ahead_as_for_a_gpu_changes_no_bit(finished, small, tmp_path, monkeypatch):
+    def as_on_a_gpu(device, read, items):
+        return ahead(torch.device("cuda"), read, items)
+
+    monkeypatch.setattr(stage, "ahead", as_on_a_gpu)
+    assert equal(weights(small.run(tmp_path).run()), finished[2])
 
 
 def test_a_run_on_other_images_is_refused(small, tmp_path):

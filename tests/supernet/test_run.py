@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from nni_spaceevo.device import ahead
 from nni_spaceevo.errors import CheckpointError, ConfigError, LockedError, TrainingError
 from nni_spaceevo.files import exclusive
 from nni_spaceevo.quant import INT8, uninitialized
+from nni_spaceevo.supernet import run as run_module
 from nni_spaceevo.supernet.run import SupernetRun
 from nni_spaceevo.supernet.weights import load_supernet
 
@@ -79,6 +81,14 @@ def test_two_runs_give_the_same_bits_whatever_else_is_drawn(finished, tmp_path):
     run = new_run(tmp_path)
     assert equal(weights(run.run(lambda epoch: torch.rand(7))), finished[1])
     assert run.epochs == finished[0].epochs
+
+
+def test_reading_ahead_as_for_a_gpu_changes_no_bit(finished, tmp_path, monkeypatch):
+    def as_on_a_gpu(device, read, items):
+        return ahead(torch.device("cuda"), read, items)
+
+    monkeypatch.setattr(run_module, "ahead", as_on_a_gpu)
+    assert equal(weights(new_run(tmp_path).run()), finished[1])
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
