@@ -78,10 +78,12 @@ class FashionMNISTConfig(Record, frozen=True, tag_field="name", tag="fashion_mni
     path : their folder, as Debian's package `dataset-fashion-mnist` or as torchvision has it
     train_images : how many of the 60,000 to train on, the first of each class in equal shares; None
         for all
+    augment : crop and flip them at random; a training of few epochs learns more without
     """
 
     path: str = "/usr/share/datasets/fashion-mnist"
     train_images: int | None = None
+    augment: bool = True
 
     def __post_init__(self) -> None:
         if self.train_images is not None:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..lut import Row
 
 Say = Callable[[str], None]
+# Settings of datasets that came later: as they are here they change nothing, so that rows from
+# before there were any stay valid.
+_LATER = {"train_images": None, "augment": True}
 
 
 # ---- images and teacher ----
@@ -157,8 +160,8 @@ def rows_folder(job: Job) -> RowsFolder:
     c = job.config
     dataset = plain(job.dataset)
     if not isinstance(dataset, str):
-        # A setting that is not made changes nothing, so rows from before there was one stay valid.
-        dataset = to_json({key: value for key, value in dataset.items() if value is not None})
+        made = (item for item in dataset.items() if item not in _LATER.items())
+        dataset = to_json(dict(made))
     settings = [to_json(part) for part in (job.teacher, c.distill.deciding, c.lut)]
     made_with = digest(job.hyperspace.fingerprint, dataset, str(c.seed), *settings)
     return RowsFolder(job.rows_path, job.hyperspace, made_with)

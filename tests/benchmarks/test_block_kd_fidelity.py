@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 
 import numpy as np
 import pytest
 import torch
+from distill.data.folders import write_idx
 from scipy.stats import kendalltau
 
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
@@ -61,11 +61,6 @@ def test_the_cosine_loss_asks_for_the_direction_alone(fidelity):
     x = torch.randn(2, 5, 3, 3)
     assert float(fidelity.cosine_loss(3 * x, x)) == pytest.approx(0, abs=1e-6)
     assert float(fidelity.cosine_loss(-x, x)) == pytest.approx(2)
-
-
-def write_idx(path, values):
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
 
 
 @pytest.fixture(scope="module")

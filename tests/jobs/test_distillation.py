@@ -232,7 +232,7 @@ def test_where_it_is_done_makes_no_other_rows(folder):
 
 
 def test_rows_of_before_there_was_a_setting_stay_valid(tmp_path):
-    """`train_images` came later; a job that does not name it is the same job."""
+    """Some settings came later; a job that does not name them is the same job."""
     job = write_small_job(tmp_path, dataset="fashion_mnist")
     path = "/usr/share/datasets/fashion-mnist"
     dataset = to_json({"name": "fashion_mnist", "path": path})
@@ -240,5 +240,6 @@ def test_rows_of_before_there_was_a_setting_stay_valid(tmp_path):
     settings = [to_json(part) for part in (job.teacher, config.distill.deciding, config.lut)]
     before = digest(job.hyperspace.fingerprint, dataset, str(config.seed), *settings)
     assert rows_folder(job).made_with == before
-    few = write_small_job(tmp_path, dataset={"name": "fashion_mnist", "train_images": 20})
-    assert rows_folder(few).made_with != before
+    for setting in ({"train_images": 20}, {"augment": False}):
+        other = write_small_job(tmp_path, dataset={"name": "fashion_mnist", **setting})
+        assert rows_folder(other).made_with != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError, FileAccessError
+from ...files import digest
 from ...own import import_own
 from ..config import DatasetConfig, FashionMNISTConfig, ImageFolderConfig
 from .folder import ImageFolderData
@@ -35,7 +37,8 @@ def load_dataset(config: DatasetConfig, folder: Path = Path()) -> Images:
         A file of it cannot be read.
     """
     if isinstance(config, FashionMNISTConfig):
-        data: Images = fashion_mnist(folder / config.path, config.train_images)
+        whole = fashion_mnist(folder / config.path, config.train_images)
+        data: Images = whole if config.augment else _as_they_are(whole)
     elif isinstance(config, ImageFolderConfig):
         data = ImageFolderData(folder / config.train, folder / config.held_out)
     elif config == "digits":
@@ -129,6 +132,11 @@ def fashion_mnist(folder: Path, train_images: int | None = None) -> ImageData:
             [v2.RandomCrop(tuple(images[0].shape[2:]), padding=2), v2.RandomHorizontalFlip()]
         ),
     )
+
+
+def _as_they_are(data: ImageData) -> ImageData:
+    """The same images, never augmented; another dataset, for other networks come of it."""
+    return replace(data, augment=None, identity=digest(data.fingerprint, "not augmented"))
 
 
 def _first_of_each_class(labels: Tensor, count: int) -> Tensor:

@@ -1,7 +1,5 @@
 """The datasets that a job can name."""
 
-import gzip
-
 import numpy as np
 import pytest
 import torch
@@ -10,23 +8,7 @@ from nni_spaceevo.distill.config import FashionMNISTConfig, ImageFolderConfig
 from nni_spaceevo.distill.data import load_dataset
 from nni_spaceevo.errors import ConfigError, FileAccessError
 
-from .folders import write_images
-
-
-def write_idx(path, values):
-    header = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wb") as stream:
-        stream.write(header + values.astype(np.uint8).tobytes())
-
-
-def write_fashion(folder, suffix=".gz", count=12):
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for part, n in (("train", count), ("t10k", 5)):
-        write_idx(folder / f"{part}-images-idx3-ubyte{suffix}", rng.integers(256, size=(n, 28, 28)))
-        write_idx(folder / f"{part}-labels-idx1-ubyte{suffix}", np.arange(n) % 10)
-    return folder
+from .folders import write_fashion, write_idx, write_images
 
 
 def test_digits_are_split_by_class_without_overlap():
@@ -72,6 +54,16 @@ def test_fewer_images_are_the_first_of_each_class(tmp_path):
     assert torch.equal(few.train_labels, every.train_labels[first])
     assert torch.equal(few.test_images, every.test_images)
     assert few.fingerprint != every.fingerprint
+
+
+def test_images_that_are_not_augmented_are_the_same_images_and_another_dataset(tmp_path):
+    write_fashion(tmp_path)
+    configs = (FashionMNISTConfig(path=str(tmp_path), augment=a) for a in (True, False))
+    given, plain = map(load_dataset, configs)
+    index, seeds = torch.arange(12), range(12)
+    assert torch.equal(plain.train_batch(index, 28, seeds), given.train_batch(index, 28))
+    assert not torch.equal(given.train_batch(index, 28, seeds), given.train_batch(index, 28))
+    assert plain.fingerprint != given.fingerprint
 
 
 def test_more_images_than_there_are_to_train_on_are_refused(tmp_path):
