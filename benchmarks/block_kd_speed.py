@@ -160,7 +160,7 @@ class Step:
         self._no_cache = FeatureCache(Path(), "", "", 0)
         if precision == INT8:
             with self.order.kept():
-                features = run._features(self._batch, (0, 0), self._no_cache)
+                features = self._features()
                 run._initialize_quantizers(features, len(self._batch), np.random.default_rng(0))
 
     def use_own_order(self) -> None:
@@ -176,8 +176,12 @@ class Step:
         with self.order.kept():
             return self._step(rng)
 
+    def _features(self) -> Features:
+        run, batch = self.run, self._batch
+        return run._features(run._images(batch), batch, (0, 0), self._no_cache)
+
     def _step(self, rng: np.random.Generator) -> list[float]:
-        features = self.run._features(self._batch, (0, 0), self._no_cache)
+        features = self._features()
         return [float(v) for v in self.run._step(features, len(self._batch), rng)]
 
 

@@ -27,7 +27,7 @@ from nni_spaceevo.errors import PredictorWarning
 from nni_spaceevo.files import packed_folder, read_yaml, to_json, write_atomically
 from nni_spaceevo.hyperspace import Hyperspace, load_hyperspace
 from nni_spaceevo.latency import load_predictor
-from nni_spaceevo.latency.nn_meter_export import export_nn_meter, nn_meter_onnx
+from nni_spaceevo.latency.nn_meter_export import NETWORKS_FITTED, export_nn_meter, nn_meter_onnx
 from nni_spaceevo.latency.sampling import Network, network
 
 PACKAGES = ("numpy", "scikit-learn", "nn-meter", "onnx")
@@ -85,7 +85,7 @@ def nn_meter_figures(folder: Path, networks: Sequence[Network]) -> dict[str, Any
     predictor, hyperspace = load_predictor(folder), load_hyperspace("onnxw")
     with tempfile.TemporaryDirectory() as place:
         output = Path(place) / "exported"
-        report = export_nn_meter(predictor, hyperspace, output)
+        report = export_nn_meter(predictor, hyperspace, output, networks=NETWORKS_FITTED)
         meta = read_yaml(output / "meta.yaml", dict)
         load_s = best(lambda: loading_customized_predictor(meta))
         meter = nnMeterPredictor(*loading_customized_predictor(meta))

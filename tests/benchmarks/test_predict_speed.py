@@ -34,6 +34,8 @@ def test_all_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < one["warm_s"] <= one["cold_s"]
     assert times["nn_meter"]["networks"] == 1
     assert times["nn_meter"]["per_network_s"] > 0
+    for agreement in found["nn_meter_agreement"].values():
+        assert agreement["count"] > 0
 
 
 def test_cold_predictors_know_no_block(monkeypatch: pytest.MonkeyPatch) -> None:
