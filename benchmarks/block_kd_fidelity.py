@@ -647,7 +647,7 @@ def picture(found: Findings, result: dict[str, Any], study: Study, path: Path) -
         right.plot(value, y, "o", color=colour)
     right.set_yticks(range(len(rows)), [label for label, *_ in reversed(rows)])
     right.axvline(0.7, color="#b8bcc2", linestyle=":")
-    right.set(xlabel="Kendall's tau to INT8 accuracy, with 95 % interval")
+    right.set(xlabel="Kendall's tau to INT8 accuracy, 95 % interval")
     figure.savefig(path, metadata={"Software": None})
 
 
