@@ -1,8 +1,8 @@
 """What decides how far a short training of a supernet comes, on FashionMNIST.
 
 A few hundred steps, as the examples can afford them on two cores, are far from the published 360
-epochs. The supernet of a space of `examples/fashion_mnist/hyperspace.yaml` is trained in FP32 in several
-ways, each with the same number of steps and images:
+epochs. The supernet of a space of `examples/fashion_mnist/hyperspace.yaml` is trained in FP32 in
+several ways, each with the same number of steps and images:
 
 - alpha, augmented: the defaults, as published, with FashionMNIST's random crops and flips;
 - alpha; kl: without these, the others learning from the largest by AlphaNet's adaptive divergence,
