@@ -233,6 +233,7 @@ class StageRun:
         totals = np.zeros(3)
 
         def read(i: int) -> Features | Tensor:
+            """What the cache has of a batch, or else its images."""
             return cache.get(epoch, i) or self._images(batches[i])
 
         found = ahead(self.task.device, read, range(len(batches)))

@@ -230,6 +230,7 @@ class SupernetRun:
         )
 
         def read(step: int) -> tuple[Tensor, Tensor, StepPlan]:
+            """Images and labels of a step, and what it trains."""
             plan = self.trainer.plan(epoch, step, len(batches), len(batches[step]))
             part, seeds = batches[step][plan.part], plan.seeds[plan.part]
             images = self.data.train_batch(part, plan.resolution, seeds)
