@@ -2,6 +2,7 @@
 # hours. Each sets up everything.
 PYTHON ?= python3
 PORT ?= 8080
+TEST_PROCESSES ?= 2
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
@@ -11,7 +12,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/spaceevo demo --port $(PORT)
 
 test: lint browser sshd
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
