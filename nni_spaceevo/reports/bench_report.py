@@ -18,10 +18,10 @@ def write_bench(found: Bench, folder: Path) -> None:
     """Write `bench.json` with every round, `bench.md` and `bench.png`; raises `FileAccessError`."""
     write_atomically(folder / "bench.json", to_json(found))
     write_atomically(folder / "bench.md", f"{found.text()}\n\n![Milliseconds](bench.png)\n")
-    write_atomically(folder / "bench.png", _picture(found))
+    write_atomically(folder / "bench.png", bench_picture(found))
 
 
-def _picture(found: Bench) -> bytes:
+def bench_picture(found: Bench) -> bytes:
     """Milliseconds of every file, measured and predicted."""
     from matplotlib.figure import Figure
 

@@ -1,5 +1,6 @@
 """The teacher's features on disk: the same bits, within a budget, for several processes at once."""
 
+import contextlib
 import errno
 import os
 import threading
@@ -42,11 +43,18 @@ def kept(folder):
 
 
 def files(folder):
-    return [path for path in folder.rglob("*.npy") if path.is_file()]
+    """All features, while other threads may remove folders, at which `rglob` fails."""
+    found = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
+    return [path for path in found if path.suffix == ".npy"]
 
 
 def size(folder):
-    return sum(path.stat().st_size for path in files(folder))
+    """Bytes of all features, while other threads may remove some."""
+    total = 0
+    for path in files(folder):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
 
 
 # ---- reading and writing ----------------------------------------------------------------------
