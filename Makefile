@@ -12,7 +12,8 @@ demo: $(INSTALLED)
 	$(VENV)/bin/spaceevo demo --port $(PORT)
 
 test: lint browser sshd
-	$(VENV)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(VENV)/bin/python -m pytest -m "not experiment" -n $(TEST_PROCESSES) --dist loadfile
+	$(VENV)/bin/python -m pytest -m experiment
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .

@@ -15,8 +15,11 @@ from .nni_experiments import NNI
 
 
 @pytest.fixture
-def nni(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NNI]:
+def nni(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[NNI]:
     """NNI with its experiments, and its list of tuners, in a temporary folder."""
+    assert request.node.get_closest_marker("experiment"), "mark the test: it has to run alone"
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))

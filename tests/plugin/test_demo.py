@@ -72,6 +72,7 @@ run_demo(Path(sys.argv[1]), int(sys.argv[2]), keep_web_ui=False)
 
 
 @pytest.mark.slow
+@pytest.mark.experiment
 @pytest.mark.parametrize("also", ["nothing else", "the experiment"])
 def test_a_demo_killed_with_9_in_its_search_continues_the_same_experiment(nni, tmp_path, also):
     from .nni_experiments import free_port

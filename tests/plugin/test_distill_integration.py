@@ -30,7 +30,7 @@ from .curves import curve_keys
 from .nni_experiments import NNI
 from .ssh_hosts import SSHD, Host, make_key
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 # A trial that makes up its losses. The first one of all fails.
 QUICK_TRIAL = """

@@ -23,7 +23,7 @@ from nni_spaceevo.search import AgingEvolution, EvolutionConfig, qt_score
 
 from .nni_experiments import CLASS_ARGS, NNI, free_port, write_experiment, write_job
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 EVOLUTION = EvolutionConfig(population_size=8, sample_size=4, seed=0)
 

@@ -13,7 +13,7 @@ from nni_spaceevo.plugin import seam
 
 from .nni_experiments import NNI
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 
 def test_experiments_export_and_measure_subnets(nni: NNI, tmp_path: Path) -> None:

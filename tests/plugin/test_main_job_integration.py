@@ -11,7 +11,7 @@ from nni_spaceevo.search import qt_score
 
 from .nni_experiments import NNI, write_experiment
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 
 def test_nnictl_create_prepares_searches_and_reports(nni: NNI, tmp_path):

@@ -27,7 +27,7 @@ from nni_spaceevo.testing import synthetic_hyperspace, synthetic_lut
 from .browser import Page, browser, chromium
 from .nni_experiments import NNI, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 HYPERSPACE = synthetic_hyperspace()
 BEST = HYPERSPACE.space("synthetic-012-201")

@@ -25,7 +25,7 @@ from nni_spaceevo.supernet.weights import save_supernet
 from .browser import PROGRAMS, Page, browser, chromium
 from .nni_experiments import NNI
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 OUTPUT = Path(__file__).parents[1] / "output"
 SUBNETS = {

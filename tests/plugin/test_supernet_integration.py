@@ -15,7 +15,7 @@ from .browser import PROGRAMS, chromium
 from .curves import curve_keys
 from .nni_experiments import NNI
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.experiment]
 
 SPACES = ["synthetic-012-201", "synthetic-000-111"]
 

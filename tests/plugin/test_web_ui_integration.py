@@ -30,6 +30,7 @@ _TICK = """
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.experiment,
     pytest.mark.skipif(
         chromium() is None,
         reason=f"needs a browser to look at NNI's web page: none of {', '.join(PROGRAMS)} is "
