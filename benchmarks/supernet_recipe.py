@@ -8,6 +8,8 @@ several ways, each with the same images:
 - alpha; kl: without these, the others learning from the largest by AlphaNet's adaptive divergence,
   or by the Kullback-Leibler divergence;
 - kl, batches of 32: four times as many steps, each at the same rate as those of 128 images;
+- kl and labels, batches of 32: half of what the others learn is from the labels;
+- labels, batches of 32: nothing is distilled;
 - largest alone: without these, and no other subnet is trained, which takes a third of the time.
 
 Then the largest, the smallest and random subnets are evaluated, BatchNorm measured anew. Every
@@ -53,7 +55,7 @@ class Way(Record, frozen=True):
     Attributes
     ----------
     name : for people
-    distillation : of the other subnets; see `SupernetConfig`
+    distillation, label_share : what the other subnets learn; see `SupernetConfig`
     augment : crop and flip images at random
     batches_per_batch : into how many steps, at the same rate, the images of a step are divided
     alone : train the largest subnet only
@@ -61,6 +63,7 @@ class Way(Record, frozen=True):
 
     name: str
     distillation: Literal["alpha", "kl"] = "alpha"
+    label_share: float = 0.0
     augment: bool = False
     batches_per_batch: int = 1
     alone: bool = False
@@ -95,6 +98,13 @@ WAYS = (
     Way(name="alpha"),
     Way(name="kl", distillation="kl"),
     Way(name="kl, batches of 32", distillation="kl", batches_per_batch=4),
+    Way(
+        name="kl and labels, batches of 32",
+        distillation="kl",
+        label_share=0.5,
+        batches_per_batch=4,
+    ),
+    Way(name="labels, batches of 32", label_share=1.0, batches_per_batch=4),
     Way(name="largest alone", alone=True),
 )
 
@@ -123,6 +133,7 @@ def config_of(study: Study, way: Way) -> SupernetConfig:
         batch_size=study.batch_size // way.batches_per_batch,
         random_subnets=1,
         distillation=way.distillation,
+        label_share=way.label_share,
         dropout=0,
         device="cpu",
         seed=study.seed,

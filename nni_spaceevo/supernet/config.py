@@ -47,7 +47,8 @@ class SupernetConfig(Record, frozen=True):
         AlphaNet, or `kl`, the Kullback-Leibler divergence
     alphas : the two alphas of the adaptive divergence, below 0 and above 0
     ratio_limit : largest weight that the divergence gives a class, beta in AlphaNet
-    label_smoothing : of the labels from which the largest learns
+    label_share : how much of what the others learn is from the labels too; as published, nothing
+    label_smoothing : of the labels that a subnet learns from
     dropout : before the last layer, on the largest alone
     range_learning_rate : peak rate of the quantizers' ranges (Adam), in the second phase
     weight_decay : of convolutions and the last layer; not of BatchNorm, biases and quantizers
@@ -70,6 +71,7 @@ class SupernetConfig(Record, frozen=True):
     distillation: Literal["alpha", "kl"] = "alpha"
     alphas: tuple[float, float] = (-1.0, 1.0)
     ratio_limit: float = 5.0
+    label_share: float = 0.0
     label_smoothing: float = 0.1
     dropout: float = 0.2
     range_learning_rate: float = 1e-3
@@ -111,13 +113,19 @@ class SupernetConfig(Record, frozen=True):
                 raise ConfigError(
                     f"supernet: {key} must be above {above}, given {getattr(self, key)}"
                 )
+        if not 0 <= self.label_share <= 1:
+            raise ConfigError(
+                f"supernet: label_share must be from 0 to 1, given {self.label_share}"
+            )
         if not self.epochs:
             raise ConfigError("supernet: no epochs in either phase")
 
     @property
     def deciding(self) -> dict[str, Any]:
         """The settings that results depend on, as plain data; not where they come from."""
-        return {key: value for key, value in plain(self).items() if key != "device"}
+        # A share of nothing is left out: supernets from before it could be set are without it.
+        left_out = {"device"} if self.label_share else {"device", "label_share"}
+        return {key: value for key, value in plain(self).items() if key not in left_out}
 
     @property
     def epochs(self) -> int:

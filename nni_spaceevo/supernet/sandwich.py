@@ -1,6 +1,7 @@
 """One step of training: the sandwich rule with in-place distillation (BigNAS, AlphaNet).
 
-The largest subnet learns from the labels, the smallest and a few random ones from the largest.
+The largest subnet learns from the labels, the smallest and a few random ones from the largest, and
+where it is asked for from the labels too.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def sandwich_gradients(
 
     Returns
     -------
-    losses, one a subnet: cross-entropy of the largest, divergence from it of the others; of a
-    shared batch, this process's part of them
+    losses, one a subnet: cross-entropy of the largest, `others_loss` of the others; of a shared
+    batch, this process's part of them
 
     Raises
     ------
@@ -118,12 +119,9 @@ def sandwich_gradients(
     largest, *others = plan.subnets
     features = dropped_out(supernet.features(images, largest), config.dropout, plan)
     teacher = supernet.classify(features)
-    loss = F.cross_entropy(
-        teacher, labels, label_smoothing=config.label_smoothing, reduction="none"
-    )
-    losses = [_learn(loss, backward)]
+    losses = [_learn(_label_loss(teacher, labels, config), backward)]
     for code in others:
-        loss = distillation_loss(supernet(images, code), teacher, config)
+        loss = others_loss(supernet(images, code), teacher, labels, config)
         losses.append(_learn(loss, backward))
     # All at once: a GPU has to be waited for to read a number.
     values: list[float] = torch.stack(losses).tolist()
@@ -131,6 +129,21 @@ def sandwich_gradients(
         if not math.isfinite(value):
             raise TrainingError(f"loss of subnet {code} is {value}")
     return values
+
+
+def others_loss(student: Tensor, teacher: Tensor, labels: Tensor, config: SupernetConfig) -> Tensor:
+    """What subnets other than the largest learn by, of logits (n, classes) and labels (n,); (n,).
+
+    Published is the divergence from the largest alone. In a few epochs the largest has little to
+    teach yet, and `label_share` of the loss can be the labels' instead.
+    """
+    share = config.label_share
+    if not share:
+        return distillation_loss(student, teacher, config)
+    own = _label_loss(student, labels, config)
+    if share == 1:
+        return own
+    return share * own + (1 - share) * distillation_loss(student, teacher, config)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, config: SupernetConfig) -> Tensor:
@@ -147,6 +160,10 @@ def dropped_out(features: Tensor, share: float, plan: StepPlan) -> Tensor:
     drawn = np.random.default_rng(plan.dropout).random((plan.images, features.shape[1]))
     kept = torch.from_numpy(drawn[plan.part] >= share).to(features)
     return features * kept[:, :, None, None] / (1 - share)
+
+
+def _label_loss(logits: Tensor, labels: Tensor, config: SupernetConfig) -> Tensor:
+    return F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing, reduction="none")
 
 
 def _learn(losses: Tensor, backward: Backward) -> Tensor:

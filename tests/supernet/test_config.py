@@ -19,12 +19,18 @@ def test_the_defaults_are_the_published_recipe():
     assert (c.batch_size, c.random_subnets, c.label_smoothing, c.dropout) == (64, 2, 0.1, 0.2)
     assert (c.weight_decay, c.momentum, c.gradient_limit) == (1e-5, 0.9, 1.0)
     assert (c.distillation, c.alphas, c.ratio_limit) == ("alpha", (-1.0, 1.0), 5.0)
+    assert c.label_share == 0
     assert (c.recalibration_batches, c.evaluate_every) == (20, 5)
 
 
 def test_it_survives_plain_data():
     config = SupernetConfig(int8=PhaseConfig(epochs=0, learning_rate=1.0), alphas=(-2.0, 1.5))
     assert convert(plain(config), SupernetConfig, "here") == config
+
+
+def test_supernets_from_before_labels_could_be_shared_are_of_the_same_settings():
+    assert "label_share" not in SupernetConfig().deciding
+    assert SupernetConfig(label_share=0.5).deciding["label_share"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -37,6 +43,7 @@ def test_it_survives_plain_data():
         ({"alphas": [1.0, -1.0]}, "alphas must be one below 0 and one above 0"),
         ({"distillation": "mse"}, "Invalid enum value 'mse'"),
         ({"ratio_limit": 0.5}, "ratio_limit must be above 1"),
+        ({"label_share": 1.5}, "label_share must be from 0 to 1, given 1.5"),
         ({"gradient_limit": 0.0}, "gradient_limit must be above 0"),
         ({"weight_decay": float("nan")}, "weight_decay must be at least 0"),
         ({"evaluate_every": 0}, "evaluate_every must be at least 1"),

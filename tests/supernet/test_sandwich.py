@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from nni_spaceevo.supernet.model import Supernet
 from nni_spaceevo.supernet.sandwich import (
     distillation_loss,
     dropped_out,
+    others_loss,
     plan_step,
     sandwich_gradients,
 )
@@ -86,6 +88,22 @@ def test_kl_is_an_option():
     assert torch.equal(distillation_loss(a, b, config), kl_divergence(a, b))
     expected = adaptive_divergence(a, b, (-1.0, 1.0), 5.0)
     assert torch.equal(distillation_loss(a, b, PLAIN), expected)
+
+
+def test_the_others_can_learn_from_labels_too():
+    supernet, found = used_supernet(TINY, SPACE), plan()
+
+    def losses(share):
+        config = msgspec.structs.replace(PLAIN, label_share=share)
+        return sandwich_gradients(supernet, IMAGES, LABELS, found, config)
+
+    published, half, labels_alone = losses(0.0), losses(0.5), losses(1.0)
+    assert published[0] == half[0] == labels_alone[0]
+    assert half == pytest.approx(np.mean([published, labels_alone], axis=0), rel=1e-6)
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    config, labels = msgspec.structs.replace(PLAIN, label_share=1.0), torch.arange(4) % 3
+    smoothed = F.cross_entropy(student, labels, label_smoothing=0.1, reduction="none")
+    assert torch.equal(others_loss(student, teacher, labels, config), smoothed)
 
 
 def test_dropout_is_on_the_largest_alone():
