@@ -298,10 +298,10 @@ def test_a_packed_text_is_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(b"text" * 99)[:-12], "end-of-stream"),
+        (gzip.compress(b"text" * 99, mtime=0)[:-12], "end-of-stream"),
         (b"text", "Not a gzipped file"),
-        (gzip.compress(b"text" * 99)[:10] + b"\xff" * 30, "invalid"),
-        (gzip.compress(b"\xff\xfe"), "it is not UTF-8 text"),
+        (gzip.compress(b"text" * 99, mtime=0)[:10] + b"\xff" * 30, "invalid"),
+        (gzip.compress(b"\xff\xfe", mtime=0), "it is not UTF-8 text"),
     ],
 )
 def test_a_damaged_packed_text_is_named(tmp_path: Path, content: bytes, words: str) -> None:
