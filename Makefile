@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/spaceevo demo --port $(PORT)
 
 test: lint browser sshd
-	$(VENV)/bin/python -m pytest -m "not experiment" -n $(TEST_PROCESSES) --dist loadfile
+	$(VENV)/bin/python -m pytest -m "not experiment" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 	$(VENV)/bin/python -m pytest -m experiment
 
 lint: $(INSTALLED)

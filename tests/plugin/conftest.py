@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nni import trial
 
 from nni_spaceevo.plugin.registration import environment, nnictl, register
 
 from .nni_experiments import NNI
+
+
+@pytest.fixture(autouse=True)
+def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins outside a trial: NNI keeps the last one's parameters in its module."""
+    monkeypatch.setattr(trial, "_params", None)
 
 
 @pytest.fixture
