@@ -50,10 +50,8 @@ def exported(job: Job, subnet: str, space: str, seed: int | None, folder: Path) 
     return found
 
 
-def measured(
-    job: Job, subnets: list[str], space: str, seed: int | None, rounds: int
-) -> dict[str, Bench]:
-    """The files of each subnet, all measured in one run."""
+def measured(job: Job, subnets: list[str], space: str, seed: int | None, rounds: int) -> Bench:
+    """The files of all subnets, one subnet after the other."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [
             path
@@ -62,18 +60,18 @@ def measured(
         ]
         bench = bench_files(paths, job, rounds, runtimes=ONNX_RUNTIMES)
     # Where the files were on this machine says nothing.
-    named = [replace(timing, file=Path(timing.file).name) for timing in bench.files]
-    rows = len(named) // len(subnets)
-    parts = [tuple(named[i : i + rows]) for i in range(0, len(named), rows)]
-    return {subnet: replace(bench, files=part) for subnet, part in zip(subnets, parts, strict=True)}
+    named = (replace(timing, file=Path(timing.file).name) for timing in bench.files)
+    return replace(bench, files=tuple(named))
 
 
-def shown(found: dict[str, Bench]) -> str:
+def shown(found: Bench, subnets: list[str], picture: str) -> str:
     """Machine and protocol, and a table a subnet, whose ratios are to FP32 in ONNX Runtime."""
-    first = next(iter(found.values()))
-    about, _, _ = first.text().partition("\n")
-    tables = [f"{subnet}:\n\n{bench.table()}" for subnet, bench in found.items()]
-    return "\n\n".join([about, *tables, "![Milliseconds](runtimes.png)"])
+    parts = [found.text().partition("\n")[0]]
+    rows = len(found.files) // len(subnets)
+    for i, subnet in enumerate(subnets):
+        of_subnet = replace(found, files=found.files[i * rows : (i + 1) * rows])
+        parts.append(f"{subnet}:\n\n{of_subnet.table()}")
+    return "\n\n".join([*parts, f"![Milliseconds]({picture})"])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,18 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args(arguments)
     subnets = [SMALLEST, *options.subnet, LARGEST]
-    job = Job(options.job)
-    found = measured(job, subnets, options.space, options.seed, options.rounds)
-    benches = list(found.values())
-    whole = replace(benches[0], files=tuple(f for bench in benches for f in bench.files))
-    result = {**provenance(*PACKAGES), "bench": plain(whole)}
-    picture = bench_picture(whole)
-    text = shown(found).replace("runtimes.png", options.output.with_suffix(".png").name)
-    write_outcome(options.output, result, text, picture)
+    try:
+        found = measured(Job(options.job), subnets, options.space, options.seed, options.rounds)
+    except SpaceEvoError as error:
+        raise SystemExit(f"error: {error}") from error
+    result = {**provenance(*PACKAGES), "bench": plain(found)}
+    text = shown(found, subnets, options.output.with_suffix(".png").name)
+    write_outcome(options.output, result, text, bench_picture(found))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except SpaceEvoError as error:
-        raise SystemExit(f"error: {error}") from error
+    main()

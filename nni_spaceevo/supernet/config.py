@@ -7,6 +7,10 @@ from typing import Any, Literal
 from ..errors import ConfigError
 from ..files import Record, plain
 
+# Settings that came later: as they are here they change nothing, so that supernets from before
+# there were any are still of the same settings.
+_LATER = {"label_share": 0.0}
+
 
 class PhaseConfig(Record, frozen=True):
     """One phase of training: SGD with Nesterov momentum, cosine schedule after a linear warm-up.
@@ -123,9 +127,8 @@ class SupernetConfig(Record, frozen=True):
     @property
     def deciding(self) -> dict[str, Any]:
         """The settings that results depend on, as plain data; not where they come from."""
-        # A share of nothing is left out: supernets from before it could be set are without it.
-        left_out = {"device"} if self.label_share else {"device", "label_share"}
-        return {key: value for key, value in plain(self).items() if key not in left_out}
+        made = (item for item in plain(self).items() if item not in _LATER.items())
+        return {key: value for key, value in made if key != "device"}
 
     @property
     def epochs(self) -> int:
