@@ -285,6 +285,26 @@ class Hyperspace(Record, frozen=True, dict=True):
                     "and expand ratio"
                 )
 
+    def check_resolutions(self) -> None:
+        """Refuse a resolution of subnets that not every stride but the last halves exactly.
+
+        The published 176 and 208 pixels end in half a pixel more than the total stride of 32
+        divides. A search of a LUT needs none of this, a supernet does.
+
+        Raises
+        ------
+        ConfigError
+            Names the resolution and what must divide it.
+        """
+        total = math.prod(stage.stride for stage in self.stages)
+        divisor = max(1, total // 2)
+        for resolution in self.resolutions:
+            if resolution % divisor:
+                raise ConfigError(
+                    f"hyperspace {self.name!r}: resolution {resolution} does not fit the total "
+                    f"stride {total} of its stages; expected a multiple of {divisor}"
+                )
+
     # ---- stages -------------------------------------------------------------------------------
 
     @cached_property

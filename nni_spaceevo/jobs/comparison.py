@@ -303,11 +303,11 @@ def common_constraints(
     job: Job, taking_part: Sequence[Contender], device: LatencyModel
 ) -> tuple[float, ...]:
     """Latency constraints T in milliseconds of all contenders, ascending."""
-    config, seed = job.config.subnets, job.config.seed
-    if config.constraints_ms:
-        return tuple(sorted(config.constraints_ms))
+    config = job.config
+    if config.subnet_constraints_ms:
+        return tuple(sorted(config.subnet_constraints_ms))
     spaces = [_priced(job, contender, device) for contender in taking_part]
-    return tuple(sorted({constraint_at(spaces, q, seed) for q in config.quantiles}))
+    return tuple(sorted({constraint_at(spaces, q, config.seed) for q in config.subnet_quantiles}))
 
 
 @dataclass(frozen=True)

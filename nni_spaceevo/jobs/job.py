@@ -65,7 +65,7 @@ class SubnetsConfig(SubnetSearchConfig, frozen=True):
     ----------
     constraints_ms : latency constraints T in milliseconds
     constraint_quantiles : instead of `constraints_ms`: the T that these shares of the space's
-        random subnets stay within; a quarter, half and three quarters by default
+        random subnets stay within
     evolution, surrogate : see `nni_spaceevo.search.subnets.SubnetSearchConfig`
     """
 
@@ -84,11 +84,6 @@ class SubnetsConfig(SubnetSearchConfig, frozen=True):
                 "subnets: constraint_quantiles must be above 0, up to 1, given "
                 f"{list(self.constraint_quantiles)}"
             )
-
-    @property
-    def quantiles(self) -> tuple[float, ...]:
-        """The shares, the default ones included."""
-        return self.constraint_quantiles or _QUANTILES
 
 
 class JobConfig(Record, frozen=True):
@@ -128,6 +123,20 @@ class JobConfig(Record, frozen=True):
         if self.supernet.seed:
             raise ConfigError("supernet: seed is the job's; give it outside of supernet")
 
+    @property
+    def subnet_constraints_ms(self) -> tuple[float, ...]:
+        """T of the subnets, in milliseconds: their own, or those that the search was for.
+
+        Empty where quantiles say it: the job's, or `subnet_quantiles` by default.
+        """
+        own = self.subnets.constraints_ms
+        return own if own or self.subnets.constraint_quantiles else self.search.constraints_ms
+
+    @property
+    def subnet_quantiles(self) -> tuple[float, ...]:
+        """Shares of random subnets that give T where milliseconds do not."""
+        return self.subnets.constraint_quantiles or _QUANTILES
+
 
 class Job:
     """A job file, read and checked, and the places of its results.
@@ -151,6 +160,8 @@ class Job:
             self.config.teacher, where("teacher")
         )
         self.hyperspace: Hyperspace = load_hyperspace(self._beside(self.config.hyperspace))
+        # Rather than hours later, when a supernet is to be trained.
+        self.hyperspace.check_resolutions()
 
     def _beside(self, name: str) -> str:
         """A file relative to the job file, or the name itself where there is no such file."""

@@ -271,9 +271,10 @@ def new_search(
     config = job.config.subnets
     number = job.seed(seed)
     subnets = PricedSubnets(job.hyperspace, space, device)
-    constraints = constraints_ms or config.constraints_ms
+    constraints = constraints_ms or job.config.subnet_constraints_ms
     if not constraints:
-        constraints = tuple(constraint_at([subnets], q, number) for q in config.quantiles)
+        quantiles = job.config.subnet_quantiles
+        constraints = tuple(constraint_at([subnets], q, number) for q in quantiles)
     return SubnetSearch(subnets, constraints, config, number)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..device import channels_last
-from ..errors import ConfigError
 from ..hyperspace import Hyperspace, SpaceCode, SubnetCode
 from ..network import StageNet, StaticNetwork
 from ..network.layers import copy_quantizers
@@ -33,7 +30,7 @@ class Supernet(nn.Module):
 
     def __init__(self, hyperspace: Hyperspace, space: SpaceCode | str) -> None:
         super().__init__()
-        check_resolutions(hyperspace)
+        hyperspace.check_resolutions()
         self.hyperspace, self.space = hyperspace, hyperspace.space(space)
         self.image = ActivationQuantizer(unsigned=False)
         self.stages = nn.ModuleDict()
@@ -130,23 +127,3 @@ def resized(images: Tensor, resolution: int) -> Tensor:
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def check_resolutions(hyperspace: Hyperspace) -> None:
-    """Refuse a resolution whose features are not halved exactly by every stride but the last.
-
-    The published 176 and 208 pixels end in half a pixel more than the total stride of 32 divides.
-
-    Raises
-    ------
-    ConfigError
-        Names the resolution and what must divide it.
-    """
-    total = math.prod(stage.stride for stage in hyperspace.stages)
-    divisor = max(1, total // 2)
-    for resolution in hyperspace.resolutions:
-        if resolution % divisor:
-            raise ConfigError(
-                f"hyperspace {hyperspace.name!r}: resolution {resolution} does not fit the total "
-                f"stride {total} of its stages; expected a multiple of {divisor}"
-            )

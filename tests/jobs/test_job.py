@@ -1,5 +1,7 @@
 """Job files: the examples read, wrong ones refused by file and key."""
 
+import math
+
 import pytest
 
 from nni_spaceevo.errors import ConfigError
@@ -36,6 +38,15 @@ def test_the_digits_example_is_a_hyperspace_of_the_promised_size():
 def test_a_wrong_key_or_value_is_one_error(tmp_path, changes, words):
     with pytest.raises(ConfigError, match=words):
         write_small_job(tmp_path, **changes)
+
+
+def test_a_resolution_that_no_supernet_can_have_is_refused_at_once(tmp_path):
+    job = write_small_job(tmp_path)
+    path = tmp_path / "hyperspace.yaml"
+    path.write_text(path.read_text().replace("\nresolutions: [8, 16]", "\nresolutions: [8, 17]"))
+    total = math.prod(stage.stride for stage in job.hyperspace.stages)
+    with pytest.raises(ConfigError, match=rf"resolution 17 .* multiple of {total // 2}"):
+        Job(job.path)
 
 
 def test_an_error_names_the_file(tmp_path):

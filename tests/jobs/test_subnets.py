@@ -136,4 +136,19 @@ def test_a_supernet_that_cannot_be_searched_is_refused(job: Job, tmp_path: Path)
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SubnetsConfig(**settings)
-    assert SubnetsConfig().quantiles == (0.25, 0.5, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("search", "subnets", "constraints", "quantiles"),
+    [
+        ({"constraint_quantiles": [0.3]}, {}, (), (0.25, 0.5, 0.75)),
+        ({"constraints_ms": [3, 4]}, {}, (3, 4), (0.25, 0.5, 0.75)),
+        ({"constraints_ms": [3, 4]}, {"constraints_ms": [5]}, (5,), (0.25, 0.5, 0.75)),
+        ({"constraints_ms": [3, 4]}, {"constraint_quantiles": [0.5]}, (), (0.5,)),
+    ],
+)
+def test_subnets_keep_within_the_searchs_milliseconds_unless_they_have_their_own(
+    tmp_path: Path, search: dict, subnets: dict, constraints: tuple, quantiles: tuple
+) -> None:
+    config = write_small_job(tmp_path, search=search, subnets=subnets).config
+    assert (config.subnet_constraints_ms, config.subnet_quantiles) == (constraints, quantiles)

@@ -15,7 +15,7 @@ from nni_spaceevo.errors import CodeError, ConfigError
 from nni_spaceevo.hyperspace import load_hyperspace
 from nni_spaceevo.network import StaticNetwork
 from nni_spaceevo.quant import FP32, INT8, Precision, set_precision
-from nni_spaceevo.supernet.model import Subnet, Supernet, check_resolutions, resized
+from nni_spaceevo.supernet.model import Subnet, Supernet, resized
 from nni_spaceevo.supernet.recalibration import recalibrate
 
 from .tiny import OPTIONS, tiny_hyperspace, uniform, used_supernet
@@ -148,7 +148,7 @@ def test_a_subnet_of_another_space_is_refused():
 
 def test_a_resolution_that_the_strides_do_not_fit_is_refused():
     for preset in ("onnxw", "mobilew"):
-        check_resolutions(load_hyperspace(preset))
+        load_hyperspace(preset).check_resolutions()
     hyperspace = tiny_hyperspace()
     odd = type(hyperspace)(
         **{f: getattr(hyperspace, f) for f in hyperspace.__struct_fields__}
