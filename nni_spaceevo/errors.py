@@ -8,6 +8,11 @@ class SpaceEvoError(Exception):
     """Root of all errors raised on purpose by nni_spaceevo."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, which may be long, or its type if it is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 # These two are also ValueErrors: msgspec then adds where in the file a record was wrong.
 
 

@@ -29,7 +29,7 @@ import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import TrainingError
+from .errors import TrainingError, first_line
 from .files import digest
 
 # A process that dies is noticed at once. This is for one that neither dies nor answers.
@@ -160,7 +160,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"the {size} processes of this task do not meet ({_first_line(error)}); start them "
+            f"the {size} processes of this task do not meet ({first_line(error)}); start them "
             "with torchrun"
         ) from error
     try:
@@ -306,10 +306,6 @@ def _all_reduce(values: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
         dist.all_reduce(values, operation)
     except RuntimeError as error:
         raise TrainingError(
-            f"process {dist.get_rank()} has lost the others of its task ({_first_line(error)}); "
+            f"process {dist.get_rank()} has lost the others of its task ({first_line(error)}); "
             "the message of the one that failed says why"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

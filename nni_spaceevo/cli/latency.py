@@ -255,10 +255,10 @@ def _predictor_published(options: argparse.Namespace) -> None:
 def _device_report(options: argparse.Namespace) -> None:
     from ..errors import PredictorError
     from ..latency import find_predictor, load_predictor
-    from ..reports.device_report import write_device_report
+    from ..reports.device_report import float_name, write_device_report
 
     int8 = load_predictor(find_predictor(options.name))
-    sibling = options.fp32 or int8.folder.with_name(int8.folder.name.replace("int8", "fp32"))
+    sibling = options.fp32 or int8.folder.with_name(float_name(int8.folder.name))
     try:
         float32 = load_predictor(find_predictor(sibling))
     except PredictorError:

@@ -64,6 +64,8 @@ def _search_job(options: argparse.Namespace) -> None:
     for name in _WITH_LUT:
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: a job file has its own; give --lut")
+    if options.no_report:
+        raise ConfigError("--no-report: a job's search ends with its report; give --lut")
     job = Job(options.job)
     config = _evolution(options, job.config.seed)
     results = search_locally(job, prepared_lut(job), config, options.evaluations)

@@ -60,7 +60,7 @@ class Session(ABC):
     Raises
     ------
     ConfigError
-        An input is not float, or of open size but for the number of images.
+        An input is not float, or of open size but for the number of images; or that is not 1.
     """
 
     title: ClassVar[str]
@@ -73,6 +73,11 @@ class Session(ABC):
                 raise ConfigError(
                     f"{path}: input {given.name!r} is {given.kind} {list(given.shape)}; expected "
                     "floats of fixed size, but for the number of images"
+                )
+            if isinstance(given.shape[0], int) and given.shape[0] != 1:
+                raise ConfigError(
+                    f"{path}: input {given.name!r} takes {given.shape[0]} at a time, "
+                    f"{list(given.shape)}; expected one image, or any number of them"
                 )
         self.path, self.inputs, self.classes = path, tuple(inputs), classes
 
@@ -105,8 +110,7 @@ class Session(ABC):
 
     def logits(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, classes) of images (n, c, r, r), one at a time if the file takes no more."""
-        first = self.inputs[0].shape[0]
-        size = first if isinstance(first, int) else len(images)
+        size = 1 if self.inputs[0].shape[0] == 1 else len(images)
         if self.channels_last:
             images = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
         parts = [images[i : i + size] for i in range(0, len(images), size)]

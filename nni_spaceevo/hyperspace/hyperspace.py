@@ -162,12 +162,6 @@ class ElasticStage(Record, frozen=True):
             float(rng.choice(o.expand_choices)),
         )
 
-    def mutate(self, chain: Chain, rng: np.random.Generator, probability: float) -> Chain:
-        """Redraw the depth and each block's choices with the given probability."""
-        depth = int(rng.choice(self.stage.depths)) if rng.random() < probability else len(chain)
-        kept = [self._random_block(rng) if rng.random() < probability else b for b in chain[:depth]]
-        return tuple(kept + [self._random_block(rng) for _ in range(depth - len(kept))])
-
     def blocks(self, cin: int, chain: Chain) -> tuple[BlockConfig, ...]:
         """Static blocks of a sub-stage whose input has `cin` channels."""
         configs = []
@@ -250,6 +244,11 @@ class Hyperspace(Record, frozen=True, dict=True):
             )
         if not self.stages[-1].block or self.stages[-1].block.type != "linear":
             raise ConfigError(f"hyperspace {self.name!r}: the last stage must be a fixed 'linear'")
+        if not any(s.block and s.block.type == "pool_conv" for s in self.head):
+            raise ConfigError(
+                f"hyperspace {self.name!r}: no 'pool_conv' before the last stage, whose 'linear' "
+                "takes one pixel; expected one after the last searchable stage"
+            )
         self._check_choices()
         for key in ("resolutions", "distill_resolutions"):
             values = getattr(self, key)
@@ -466,17 +465,6 @@ class Hyperspace(Record, frozen=True, dict=True):
         """A subnet drawn uniformly, stage by stage."""
         chains = tuple(s.random(rng) for s in self.elastic_stages(space))
         return SubnetCode(chains, int(rng.choice(self.resolutions)))
-
-    def mutate_subnet(
-        self, space: SpaceCode, code: SubnetCode, rng: np.random.Generator, probability: float = 0.3
-    ) -> SubnetCode:
-        """Redraw each choice of a subnet with the given probability."""
-        stages = zip(self.elastic_stages(space), code.stages, strict=True)
-        chains = tuple(stage.mutate(chain, rng, probability) for stage, chain in stages)
-        resolution = (
-            int(rng.choice(self.resolutions)) if rng.random() < probability else code.resolution
-        )
-        return SubnetCode(chains, resolution)
 
     def subnet_blocks(
         self, space: SpaceCode, code: SubnetCode

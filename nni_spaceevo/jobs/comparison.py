@@ -30,7 +30,7 @@ from .predictors import prepared_predictor
 from .prepare import constraints, prepared_lut
 from .scoring import score_config
 from .seqnets import exported
-from .subnets import FoundSubnet, SubnetResults, new_search, search_subnets
+from .subnets import RESULTS, FoundSubnet, SubnetResults, new_search, search_subnets
 from .supernets import BEST, chosen_space, train_supernet
 from .workers import failure, in_workers
 
@@ -362,8 +362,11 @@ def _do(task: _Task) -> _Done:
     # Several at a time have a core each, and results do not depend on how many there are.
     with one_thread():
         train_supernet(job, task.contender.space, task.seed, report)
-        found = search_subnets(job, _code(job, task.contender), task.seed, task.constraints_ms)
-        return found, exported(job, found)
+        # Beside the comparison: the user's own search of this supernet stays what it is.
+        folder = job.comparison_path / f"seed{task.seed}" / task.contender.space
+        space, within = _code(job, task.contender), task.constraints_ms
+        found = search_subnets(job, space, task.seed, within, folder / RESULTS)
+        return found, exported(job, found, folder)
 
 
 def _reachable(

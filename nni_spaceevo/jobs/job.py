@@ -22,6 +22,7 @@ from ..errors import ConfigError
 from ..files import Record, read_yaml
 from ..hyperspace import Hyperspace, load_hyperspace
 from ..lut.config import LUTConfig
+from ..search import QTConfig
 from ..search.subnets import SubnetSearchConfig
 from ..supernet.config import SupernetConfig
 
@@ -56,6 +57,23 @@ class SearchConfig(Record, frozen=True):
                 f"search: constraint_quantiles must lie within 0 to 1, "
                 f"given {list(self.constraint_quantiles)}"
             )
+        try:
+            # What quantiles come to is known once there is a LUT; all else is refused here.
+            self.scoring(self.constraints_ms or (1.0,), seed=0)
+        except ConfigError as error:
+            raise ConfigError(f"search: {error}") from error
+
+    def scoring(self, constraints_ms: tuple[float, ...], seed: int) -> QTConfig:
+        """How spaces are scored, with the constraints in milliseconds."""
+        return QTConfig(
+            constraints_ms=constraints_ms,
+            estimator=self.estimator,
+            samples=self.samples,
+            top=self.top,
+            t=self.t,
+            a=self.a,
+            seed=seed,
+        )
 
 
 class SubnetsConfig(SubnetSearchConfig, frozen=True):
@@ -120,6 +138,8 @@ class JobConfig(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ConfigError(f"job schema {self.schema}; this version reads {SCHEMA}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, given {self.seed}")
         if self.supernet.seed:
             raise ConfigError("supernet: seed is the job's; give it outside of supernet")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from tqdm import tqdm
 
 from ..errors import ConfigError
@@ -22,7 +23,7 @@ from ..search import (
     score_bound,
 )
 from .job import Job
-from .prepare import constraints
+from .prepare import constraints, search_recipe
 from .results import LOCAL, SCHEMA, ScoredSpace, SearchResults
 from .scoring import metrics_of, score_config
 
@@ -52,7 +53,10 @@ def search_locally(
     """
     scoring = score_config(job, constraints(job, lut))
     with exclusive(job.search_path):
-        results = search_lut(lut, scoring, config, evaluations, job.work / "local_search.json")
+        results = replace(
+            search_lut(lut, scoring, config, evaluations, job.work / "local_search.json"),
+            made_with=search_recipe(job),
+        )
         results.save(job.search_path)
     return results
 

@@ -29,25 +29,32 @@ Say = Callable[[str], None]
 
 def prepared_predictor(job: Job, say: Say = print) -> LatencyModel:
     """The job's latency predictor: the one it names, or this machine's, profiled if need be."""
+    if (found := known_predictor(job)) is not None:
+        return found
+    from ..latency.profile import ProfileOptions
+
+    say("Profiling INT8 kernels of ONNX Runtime on this machine")
+    # A job that names no predictor wants to begin: a quarter of the visits, which may miss the
+    # gate. The predictor orders spaces all the same, and says so whenever it is used.
+    options = ProfileOptions(
+        seed=job.config.seed,
+        kernels_per_type=40,
+        more_kernels=160,
+        rounds=3,
+        calibration_networks=16,
+        validation_networks=20,
+    )
+    found = profiled(job, JOB_DEVICE, options)
+    say(format_report(found.report))
+    return found
+
+
+def known_predictor(job: Job) -> LatencyModel | None:
+    """The job's latency predictor, or None if this machine has not been profiled yet."""
     if job.config.predictor is not None:
         return named_predictor(job)
     folder = profile_folder(job, JOB_DEVICE)
-    if not (folder / "device.yaml").is_file():
-        from ..latency.profile import ProfileOptions
-
-        say("Profiling INT8 kernels of ONNX Runtime on this machine")
-        # A job that names no predictor wants to begin: a quarter of the visits, which may miss the
-        # gate. The predictor orders spaces all the same, and says so whenever it is used.
-        options = ProfileOptions(
-            seed=job.config.seed,
-            kernels_per_type=40,
-            more_kernels=160,
-            rounds=3,
-            calibration_networks=16,
-            validation_networks=20,
-        )
-        say(format_report(profiled(job, JOB_DEVICE, options).report))
-    return load_predictor(folder)
+    return load_predictor(folder) if (folder / "device.yaml").is_file() else None
 
 
 def profile_folder(job: Job, device: str) -> Path:

@@ -18,7 +18,7 @@ from ..lut import LatencyModel, QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
 from .distillation import all_rows, prepared_teacher, rows_folder
 from .job import Job
-from .predictors import prepared_predictor
+from .predictors import known_predictor, prepared_predictor
 
 if TYPE_CHECKING:
     from ..lut import Row
@@ -31,6 +31,11 @@ def lut_recipe(job: Job) -> str:
     return digest(rows_folder(job).made_with, str(job.config.predictor))
 
 
+def search_recipe(job: Job) -> str:
+    """Fingerprint of the settings that the scores of a job's spaces depend on."""
+    return digest(lut_recipe(job), to_json(job.config.search), str(job.config.seed))
+
+
 def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> QuantizedLUT:
     """The job's LUT; whatever is missing on the way to it is made first.
 
@@ -38,12 +43,14 @@ def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> Quantized
     ----------
     job : what to prepare
     say : receives one line a step
-    wait : wait for another process that is preparing this job, as trials do
+    wait : as trials do, wait for another process that is preparing this job, and do not spend
+        time on reading the predictor only to see whether it is still the one of the LUT
 
     Raises
     ------
     LUTError
-        The LUT that is there was made with other settings, or is damaged.
+        The LUT that is there was made with other settings, priced by another predictor, or is
+        damaged.
     LockedError
         Another process is preparing this job.
     """
@@ -51,6 +58,14 @@ def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> Quantized
         with exclusive(job.work / "prepare", wait=wait):
             if not job.lut_path.is_file():
                 _prepare(job, say)
+    lut = stored_lut(job)
+    if not wait:
+        check_device(job, lut)
+    return lut
+
+
+def stored_lut(job: Job) -> QuantizedLUT:
+    """The LUT that a job has already; raises `LUTError` if it was made otherwise, or is damaged."""
     lut = QuantizedLUT.load(job.lut_path, job.hyperspace)
     made_with = lut.header.made_with
     if made_with and made_with != lut_recipe(job):
@@ -59,6 +74,27 @@ def prepared_lut(job: Job, say: Say = print, *, wait: bool = False) -> Quantized
             "delete it to build it anew, or name another work_dir"
         )
     return lut
+
+
+def check_device(job: Job, lut: QuantizedLUT) -> None:
+    """Refuse a job's LUT if its predictor has been profiled again since it was priced.
+
+    Raises
+    ------
+    LUTError
+        Says what to do, which takes seconds.
+    """
+    # One that was imported, or put there, has latencies of its own.
+    if not lut.header.made_with:
+        return
+    device = known_predictor(job)
+    if device is not None and device.fingerprint != lut.header.device_fingerprint:
+        raise LUTError(
+            f"{job.lut_path}: priced by predictor {lut.header.device} "
+            f"({lut.header.device_fingerprint}), but {device.name} is another one now "
+            f"({device.fingerprint}); delete the LUT, and `spaceevo lut build --job {job.path}` "
+            "prices the same losses again, in seconds"
+        )
 
 
 def _prepare(job: Job, say: Say) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..files import Record, read_json, to_json, write_atomically
+from .job import Job
+from .prepare import search_recipe
 
 SCHEMA = 1
 # In place of an NNI experiment's id.
@@ -38,6 +40,7 @@ class SearchResults(Record, frozen=True):
     experiment : id of the NNI experiment, or `LOCAL`
     constraints_ms : latency constraints T in milliseconds
     spaces : in the order in which they were scored
+    made_with : fingerprint of the job's settings that scores depend on; empty without a job
     """
 
     schema: int
@@ -46,6 +49,7 @@ class SearchResults(Record, frozen=True):
     experiment: str
     constraints_ms: tuple[float, ...]
     spaces: tuple[ScoredSpace, ...] = ()
+    made_with: str = ""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -68,10 +72,41 @@ class SearchResults(Record, frozen=True):
         return read_json(path, cls)
 
 
+def last_search(job: Job, why: str = "") -> SearchResults:
+    """The results of a job's last search.
+
+    Parameters
+    ----------
+    job : the job
+    why : what they are for, at the beginning of messages
+
+    Raises
+    ------
+    ConfigError
+        There has been no search, or one with other settings than the job has now.
+    """
+    path, command = job.search_path, f"`spaceevo search --job {job.path}`"
+    if not path.is_file():
+        raise ConfigError(f"{why}no {path}; search first ({command})")
+    found = SearchResults.load(path)
+    if found.hyperspace_fingerprint != job.hyperspace.fingerprint or not found.spaces:
+        raise ConfigError(
+            f"{why}{path} has no scored spaces of the hyperspace {job.hyperspace.name!r} that "
+            f"{job.path} has now; search again ({command})"
+        )
+    if found.made_with and found.made_with != search_recipe(job):
+        raise ConfigError(
+            f"{why}{path} is of a search with other settings (images, teacher, LUT, predictor or "
+            f"search) than {job.path} has now; search again ({command}), or undo the change"
+        )
+    return found
+
+
 class SearchKey(Record, frozen=True):
     """What makes two searches the same: continuing one as the other is refused."""
 
     hyperspace_fingerprint: str
+    made_with: str
     population_size: int
     sample_size: int
     evolve: int | None

@@ -11,16 +11,7 @@ from .job import Job
 
 def score_config(job: Job, constraints_ms: tuple[float, ...]) -> QTConfig:
     """How a job scores its spaces, with its constraints resolved to milliseconds."""
-    search = job.config.search
-    return QTConfig(
-        constraints_ms=constraints_ms,
-        estimator=search.estimator,
-        samples=search.samples,
-        top=search.top,
-        t=search.t,
-        a=search.a,
-        seed=job.config.seed,
-    )
+    return job.config.search.scoring(constraints_ms, job.config.seed)
 
 
 def metrics_of(score: SpaceScore, constraints_ms: tuple[float, ...]) -> dict[str, Any]:

@@ -65,17 +65,24 @@ def seqnets(job: Job, results: SubnetResults, rounds: int = 20) -> SEQnets:
     return SEQnets(results=results, bench=bench_files(exported(job, results), job, rounds))
 
 
-def exported(job: Job, results: SubnetResults) -> list[Path]:
-    """The INT8 files of the best subnets of a search, by constraint; raises as `export_subnet`."""
-    paths = seqnet_paths(job, results)
+def exported(job: Job, results: SubnetResults, folder: Path | None = None) -> list[Path]:
+    """The INT8 files of the best subnets of a search, by constraint; raises as `export_subnet`.
+
+    Parameters
+    ----------
+    job, results : a search of the job
+    folder : where they are written; the search's by default
+    """
+    paths = seqnet_paths(job, results, folder)
     for path, found in zip(paths, results.best, strict=True):
         export_subnet(job, found.subnet, path, space=results.space, seed=results.seed)
     return paths
 
 
-def seqnet_paths(job: Job, results: SubnetResults) -> list[Path]:
+def seqnet_paths(job: Job, results: SubnetResults, folder: Path | None = None) -> list[Path]:
     """Where `exported` writes the files of a search, by constraint."""
-    folder = subnets_folder(job, job.hyperspace.space(results.space), results.seed)
+    space = job.hyperspace.space(results.space)
+    folder = folder or subnets_folder(job, space, results.seed)
     return [folder / _name(T) for T in results.constraints_ms]
 
 

@@ -25,9 +25,10 @@ from ..search.subnets import (
     pareto_front,
 )
 from ..supernet.evaluation import EVALUATION, calibrated_subnet, evaluate
+from .command import supernet_command as command
 from .distillation import images
 from .job import Job
-from .predictors import prepared_predictor
+from .predictors import known_predictor, prepared_predictor
 from .supernets import load_trained, supernet_path
 
 SCHEMA = 1
@@ -99,7 +100,7 @@ class SubnetResults(Record, frozen=True):
     schema : version of the file format
     space, seed : of the supernet
     made_for : hash of what accuracies depend on, as of `Evaluations`
-    device : of the latency predictor
+    device, device_fingerprint : of the latency predictor
     asked_ms : latency constraints T in milliseconds, ascending
     constraints_ms : those of them within which there is a subnet
     best : the most accurate subnet within each of these
@@ -118,6 +119,7 @@ class SubnetResults(Record, frozen=True):
     # Empty in files of before; they are refused as those of another supernet.
     made_for: str = ""
     asked_ms: tuple[float, ...] = ()
+    device_fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -148,19 +150,26 @@ def found_subnets(job: Job, space: SpaceCode, seed: int | None = None) -> Subnet
     ------
     ConfigError
         There has been none, its file is damaged, or it was of another supernet, such as one
-        trained since.
+        trained since, or by another predictor.
     """
     path = subnets_folder(job, space, seed) / RESULTS
     if not path.is_file():
         raise ConfigError(
-            f"no {path}; search the supernet's subnets first (`spaceevo subnets --job "
-            f"{job.path.name} --space {space}`)"
+            f"no {path}; search the supernet's subnets first "
+            f"(`{command(job, 'subnets', space, seed)}`)"
         )
     found = read_json(path, SubnetResults)
     if found.made_for != _made_for(job, space, seed):
         raise ConfigError(
             f"{path}: found in another supernet, or with other images or settings, than {space} "
-            f"has now; search again (`spaceevo subnets --job {job.path.name} --space {space}`)"
+            f"has now; search again (`{command(job, 'subnets', space, seed)}`)"
+        )
+    device = known_predictor(job)
+    if device is not None and found.device_fingerprint != device.fingerprint:
+        raise ConfigError(
+            f"{path}: found by predictor {found.device}, but {device.name} is another one now "
+            f"({device.fingerprint}); search again (`{command(job, 'subnets', space, seed)}`), "
+            "which evaluates few subnets anew"
         )
     return found
 
@@ -283,6 +292,7 @@ def search_subnets(
     space: SpaceCode,
     seed: int | None = None,
     constraints_ms: tuple[float, ...] = (),
+    results_path: Path | None = None,
 ) -> SubnetResults:
     """Search the subnets of a trained supernet; what was evaluated before is not evaluated again.
 
@@ -290,10 +300,12 @@ def search_subnets(
     ----------
     job, space, seed : the supernet's
     constraints_ms : latency constraints T in milliseconds; those of the job by default
+    results_path : file for the outcome; by default `subnets.json` in `subnets_folder`, the last
+        search of which is what `seqnet1`, `seqnet2`, … stand for
 
     Returns
     -------
-    the outcome; `subnets.json` in `subnets_folder` has it too
+    the outcome
 
     Raises
     ------
@@ -316,7 +328,7 @@ def search_subnets(
                     bar.update()
         kept.save()
         results = results_of(job, search, device, seed, evaluator)
-        write_atomically(folder / RESULTS, to_json(results))
+        write_atomically(results_path or folder / RESULTS, to_json(results))
     return results
 
 
@@ -351,6 +363,7 @@ def results_of(
         seed=job.seed(seed),
         made_for=evaluator.made_for,
         device=device.name,
+        device_fingerprint=device.fingerprint,
         asked_ms=search.constraints_ms,
         constraints_ms=tuple(best),
         best=tuple(found(s, evaluator.unseen_accuracy(s.code)) for s in best.values()),

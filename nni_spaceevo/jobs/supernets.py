@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from ..errors import CheckpointError, ConfigError
+from .command import supernet_command as command
 from .distillation import check_images, images
 from .job import Job
-from .results import SearchResults
+from .results import last_search
 
 if TYPE_CHECKING:
     from ..hyperspace import SpaceCode
@@ -52,24 +53,13 @@ def chosen_space(job: Job, name: str) -> SpaceCode:
     Raises
     ------
     ConfigError
-        No space has been searched for yet, or the search was in another hyperspace.
+        No space has been searched for yet, or by other settings than the job has now.
     CodeError
         No code of the job's hyperspace.
     """
     if name != BEST:
         return job.hyperspace.space(name)
-    if not job.search_path.is_file():
-        raise ConfigError(
-            f"space {BEST!r}: no {job.search_path}; search first (`spaceevo search --job "
-            f"{job.path.name}`), or give a space code"
-        )
-    results = SearchResults.load(job.search_path)
-    if results.hyperspace_fingerprint != job.hyperspace.fingerprint:
-        raise ConfigError(
-            f"space {BEST!r}: {job.search_path} is of another hyperspace than {job.path} has now; "
-            "search again, or give a space code"
-        )
-    return job.hyperspace.space(results.best.space)
+    return job.hyperspace.space(last_search(job, f"space {BEST!r}: ").best.space)
 
 
 def supernets_folder(job: Job, seed: int | None = None) -> Path:
@@ -97,17 +87,20 @@ def load_trained(
     ConfigError
         There is none yet.
     CheckpointError
-        Its file is damaged, or of another space; or it has no LSQ+ phase behind it.
+        Its file is damaged, or of another space; it was trained on other images or by other
+        settings; or it has no LSQ+ phase behind it.
     """
-    from ..supernet.weights import load_supernet
+    from ..supernet.run import training_of
+    from ..supernet.weights import check_training, load_supernet
 
     path = supernet_path(job, space, seed)
     if not path.is_file():
         raise ConfigError(
-            f"{path}: no such supernet; train it first (`spaceevo train --job {job.path.name} "
-            f"--space {space}`)"
+            f"{path}: no such supernet; train it first (`{command(job, 'train', space, seed)}`)"
         )
     supernet = load_supernet(path, job.hyperspace, space)
+    config = replace(job.config.supernet, seed=job.seed(seed))
+    check_training(path, supernet, training_of(images(job), config))
     if quantized and not supernet.image.enabled:
         raise CheckpointError(
             f"{path}: a supernet without an LSQ+ phase has no INT8 subnets; train it with epochs "
@@ -151,15 +144,15 @@ def train_supernet(
     from .scalars import scalar_writer
 
     device = training_device(job.config.supernet.device, "supernet")
+    # One process reads all images, and the others wait for its lock: longer than they would for
+    # each other once they have joined.
+    check_images(job)
     with joined(device) as ranks:
         # Only the first process knows what NNI has for this trial.
         code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
         number = ranks.from_first(job.seed(seed))
         config = replace(job.config.supernet, seed=number)
         folder = supernets_folder(job, number)
-        if ranks.is_first:
-            check_images(job)
-        ranks.wait()
         run = SupernetRun(
             job.hyperspace, code, images(job), config, folder, device=device, ranks=ranks
         )

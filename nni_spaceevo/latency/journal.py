@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -73,7 +75,8 @@ class Journal:
     def writing(self) -> Iterator[_Pen]:
         """Hold the file open for appending."""
         try:
-            stream = self.path.open("ab")
+            # Without a buffer, which would be written once more when a full disk has failed it.
+            stream = self.path.open("ab", buffering=0)
         except OSError as error:
             raise FileAccessError(f"{self.path}: cannot write ({error.strerror})") from error
         with stream:
@@ -81,14 +84,15 @@ class Journal:
 
 
 class _Pen:
-    def __init__(self, journal: Journal, stream: IO[bytes]) -> None:
+    def __init__(self, journal: Journal, stream: FileIO) -> None:
         self._journal, self._stream = journal, stream
 
     def add(self, slot: Slot) -> None:
         """Append one slot; it survives a kill from here on."""
         try:
-            self._stream.write(msgspec.json.encode(slot) + b"\n")
-            self._stream.flush()
+            line = msgspec.json.encode(slot) + b"\n"
+            if self._stream.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise FileAccessError(
                 f"{self._journal.path}: cannot write ({error.strerror}); "

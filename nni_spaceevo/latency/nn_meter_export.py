@@ -348,9 +348,8 @@ def export_nn_meter(
     examples = priced_kernels(predictor, _distinct_kernels(drawn), line)
     _refuse_strange_pickles(output, {e.kernel.predictor for e in examples})
     models = fit_models(examples, seed)
-    _write_pickles(output, models)
     held_out = random_networks(hyperspace, rng, NETWORKS_HELD_OUT, drawn)
-    visible_ms, exported_ms = _nn_meter_ms(models, output / RULES_FILE, held_out)
+    visible_ms, exported_ms = _nn_meter_ms(models, held_out)
     ours = predictor.network_ms([network.placed for network in held_out])
     report = ExportReport(
         schema=SCHEMA,
@@ -364,6 +363,9 @@ def export_nn_meter(
         networks_as_exported=error_statistics(exported_ms, ours),
         notes=_notes(predictor, line[1]),
     )
+    # Without it nn-Meter takes the folder for none: pickles of two exports are not to be mixed.
+    (output / META_FILE).unlink(missing_ok=True)
+    _write_pickles(output, models)
     _write_texts(output, report)
     return report
 
@@ -390,7 +392,7 @@ def _write_pickles(output: Path, models: dict[str, Any]) -> None:
 
 
 def _nn_meter_ms(
-    models: dict[str, Model], rules: Path, networks: Sequence[Network]
+    models: dict[str, Model], networks: Sequence[Network]
 ) -> tuple[FloatArray, FloatArray]:
     """What nn-Meter predicts from ONNX files: made visible, and as exporters write them."""
     with warnings.catch_warnings():
@@ -400,7 +402,8 @@ def _nn_meter_ms(
     logger.setLevel(logging.ERROR)
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "subnet.onnx"
+        path, rules = Path(folder) / "subnet.onnx", Path(folder) / RULES_FILE
+        write_atomically(rules, to_json(_RULES))
         meter = nnMeterPredictor(models, str(rules))
         for network in networks:
             rng = np.random.default_rng(0)

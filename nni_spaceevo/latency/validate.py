@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DeviceError
+from ..errors import ConfigError, DeviceError
 from ..hyperspace import Hyperspace
 from .devices.device import Device
 from .journal import Journal
@@ -58,6 +58,10 @@ def validate_predictor(
         raise DeviceError(
             f"{device.name} runs {device.precision}; predictor {predictor.name} is for "
             f"{predictor.provenance.precision}"
+        )
+    if networks < 1 or rounds < 1:
+        raise ConfigError(
+            f"validate: expected at least one network and one round, given {networks} and {rounds}"
         )
     chosen = random_networks(hyperspace, np.random.default_rng([seed, 7]), networks, [])
     jobs = [network_job(device, n) for n in chosen]

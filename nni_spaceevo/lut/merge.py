@@ -47,6 +47,7 @@ class StageRows(Record, frozen=True):
     task : stage and block type, such as `stage1_mbv2_res`
     made_with : fingerprint of the job's settings
     teacher : fingerprint of the teacher
+    images : fingerprint of the images; empty in files of before
     made_for : fingerprint of all that the rows depend on, images and task included
     held_out_images : how many each loss is the mean over
     rows : stage, block, window, resolution, cin, chain, loss and its two errors of each; see `Row`
@@ -59,6 +60,7 @@ class StageRows(Record, frozen=True):
     made_for: str
     held_out_images: int
     rows: tuple[PlainRow, ...]
+    images: str = ""
 
     def __post_init__(self) -> None:
         _check_schema(self.schema)
@@ -78,6 +80,7 @@ class StageRows(Record, frozen=True):
         teacher: str,
         made_for: str,
         held_out_images: int,
+        images: str = "",
     ) -> StageRows:
         """The rows of a task as a record."""
         plain = tuple(
@@ -95,6 +98,7 @@ class StageRows(Record, frozen=True):
             made_for=made_for,
             held_out_images=held_out_images,
             rows=plain,
+            images=images,
         )
 
     def values(self) -> list[Row]:
@@ -313,6 +317,12 @@ def _read(path: Path) -> StageRows:
 def _check_alike(found: list[tuple[str, StageRows]]) -> None:
     """Losses against different teachers or on different images cannot be compared."""
     for where, rows in found[1:]:
+        if rows.images != found[0][1].images and rows.images and found[0][1].images:
+            raise LUTError(
+                f"{where}: distilled on other images ({rows.images}) than {found[0][0]} "
+                f"({found[0][1].images}); give all machines the same images, and delete the rows "
+                "of the other"
+            )
         images = found[0][1].held_out_images
         if rows.held_out_images != images:
             raise LUTError(

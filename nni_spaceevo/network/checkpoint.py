@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_line
 from ..files import write_atomically
 
 SCHEMA = 1
@@ -55,21 +55,22 @@ def load_checkpoint(path: Path, made_for: MadeFor) -> dict[str, Any]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here; each means an unreadable file
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"{path}: truncated or not a checkpoint ({reason}); delete it to start this step anew"
+            f"{path}: truncated or not a checkpoint ({first_line(error)}); delete it to start this "
+            "step anew"
         ) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise CheckpointError(f"{path}: not a checkpoint of schema {SCHEMA}")
     if data["made_for"] != made_for:
         raise CheckpointError(
-            f"{path}: made for other settings ({_difference(data['made_for'], made_for)}); "
+            f"{path}: made for other settings ({difference(data['made_for'], made_for)}); "
             "delete it, or use another work folder"
         )
     return data["content"]
 
 
-def _difference(given: MadeFor, expected: MadeFor) -> str:
+def difference(given: MadeFor, expected: MadeFor) -> str:
+    """What differs between two, in a few words."""
     if isinstance(given, str) and isinstance(expected, str):
         return f"{given}, expected {expected}"
     if isinstance(given, str) or isinstance(expected, str):

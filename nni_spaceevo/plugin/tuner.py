@@ -16,8 +16,8 @@ from ..errors import CheckpointError, CodeError, SpaceEvoError
 from ..files import Record, convert, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..jobs.job import Job
+from ..jobs.prepare import check_device, constraints, search_recipe, stored_lut
 from ..jobs.results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
-from ..lut import QuantizedLUT
 from ..search import EvolutionConfig, make_search
 from . import seam
 from .seam import ExperimentError
@@ -86,6 +86,7 @@ class SpaceEvoTuner(GuardedTuner):
         check_trial_python(experiment.get("trialCommand", ""))
         if port := seam.manager_port():
             check_search_space(self.job.hyperspace, seam.search_space(port))
+        self._made_with = search_recipe(self.job)
         self._constraints = known_constraints(self.job)
         self._own_results()
         self.evolution = make_search(self.job.hyperspace, self._config)
@@ -137,9 +138,16 @@ class SpaceEvoTuner(GuardedTuner):
         Raises
         ------
         ExperimentError
-            The result is not of our trial, or of a space that was never handed out.
+            The result is not of our trial, or of a space that was never handed out; or the job file
+            has changed since the search began, so that scores could not be compared.
         """
         with self._guarded():
+            # Each trial reads the file anew.
+            if search_recipe(Job(self.job.path)) != self._made_with:
+                raise ExperimentError(
+                    f"{self.job.path} has other settings than when this search began; undo the "
+                    "change and `nnictl resume`, or create a new experiment"
+                )
             self._tell(self._asked_space(value), value)
 
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
@@ -242,6 +250,7 @@ class SpaceEvoTuner(GuardedTuner):
             experiment=seam.experiment_id(),
             constraints_ms=self._constraints,
             spaces=tuple(self._told),
+            made_with=self._made_with,
         ).save(self.job.search_path)
 
     def _finish_if_complete(self) -> None:
@@ -278,6 +287,7 @@ class SpaceEvoTuner(GuardedTuner):
     def _search_key(self) -> SearchKey:
         return SearchKey(
             hyperspace_fingerprint=self.job.hyperspace.fingerprint,
+            made_with=self._made_with,
             population_size=self._config.population_size,
             sample_size=self._config.sample_size,
             evolve=self._config.evolve,
@@ -348,15 +358,15 @@ def known_constraints(job: Job) -> tuple[float, ...]:
     Raises
     ------
     LUTError
-        The LUT is damaged or made for another hyperspace.
+        The LUT is damaged, or made with other settings, or priced by another predictor.
     ConstraintError
         No subnet, or every subnet, is within a constraint.
     """
     if not job.lut_path.exists():
         return job.config.search.constraints_ms
-    from ..jobs.prepare import constraints
-
-    return constraints(job, QuantizedLUT.load(job.lut_path, job.hyperspace))
+    lut = stored_lut(job)
+    check_device(job, lut)
+    return constraints(job, lut)
 
 
 # ---- small things -------------------------------------------------------------------------------

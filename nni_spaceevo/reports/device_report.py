@@ -224,14 +224,18 @@ def _speeds(
     )
 
 
+def float_name(name: str) -> str:
+    """What the FP32 predictor beside an INT8 one is called."""
+    return name.replace("int8", "fp32") if "int8" in name else f"{name}_fp32"
+
+
 def _missing_float(int8: LatencyPredictor) -> Html:
     p = int8.provenance
     device = f"{p.device.removesuffix('-int8')}-fp32" if p.device.endswith("-int8") else "DEVICE"
     hyperspace = next(iter(p.hyperspaces), "HYPERSPACE")
-    name = int8.name.replace("int8", "fp32") if "int8" in int8.name else f"{int8.name}_fp32"
     command = (
         f"spaceevo profile --device {device} --hyperspace {hyperspace} "
-        f"--output latency_predictors/{name}"
+        f"--output latency_predictors/{float_name(int8.name)}"
     )
     return join(
         paragraph(

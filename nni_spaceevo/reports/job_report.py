@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError
 from ..files import to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..jobs.command import program
 from ..jobs.job import Job
-from ..jobs.results import LOCAL, SearchResults
+from ..jobs.prepare import stored_lut
+from ..jobs.results import LOCAL, SearchResults, last_search
 from ..jobs.scoring import score_config
 from ..lut import QuantizedLUT
 from ..search import BATCH, QTConfig, SpaceScore, make_scorer, sample_subnets
@@ -70,19 +70,15 @@ def write_report(job: Job, results: SearchResults | None = None) -> Path:
     Raises
     ------
     ConfigError
-        Nothing has been searched yet, or the results are of another hyperspace.
+        Nothing has been searched yet, or by other settings than the job has now.
 
     Returns
     -------
     the folder: the job's report folder, or a folder beside it for a search without NNI
     """
-    results = results or _last_results(job)
+    results = results or last_search(job)
     hyperspace = job.hyperspace
-    if results.hyperspace_fingerprint != hyperspace.fingerprint or not results.spaces:
-        raise ConfigError(
-            f"{job.search_path}: no scored spaces of hyperspace {hyperspace.name!r}; search first"
-        )
-    lut = QuantizedLUT.load(job.lut_path, hyperspace)
+    lut = stored_lut(job)
     config = score_config(job, results.constraints_ms)
     comparison = compare(lut, hyperspace.space(results.best.space), config)
     folder = job.work / "local_report" if results.experiment == LOCAL else job.report_path
@@ -90,12 +86,6 @@ def write_report(job: Job, results: SearchResults | None = None) -> Path:
     write_atomically(folder / "report.json", to_json(_as_data(hyperspace, results, comparison)))
     _draw(folder / "report.png", lut, results, comparison, config)
     return folder
-
-
-def _last_results(job: Job) -> SearchResults:
-    if not job.search_path.is_file():
-        raise ConfigError(f"{job.search_path}: nothing searched yet; run the search of {job.path}")
-    return SearchResults.load(job.search_path)
 
 
 def _rank(comparison: Comparison) -> int:
@@ -122,8 +112,8 @@ def format_comparison(
         *(_table_row(name, score) for name, score in rows),
         f"| median of {RANDOM_SPACES} random spaces | | {comparison.random_median:.4f} | | | |",
         "",
-        f"It scores {best.score / comparison.uniform[0].score - 1:+.1%} against the best uniform "
-        f"(manually designed) space, {best.score / comparison.random_median - 1:+.1%} against the "
+        f"It scores {_over(best.score, comparison.uniform[0].score)} the best uniform "
+        f"(manually designed) space, {_over(best.score, comparison.random_median)} the "
         f"median random space, and above {_rank(comparison)} % of the random spaces.",
         "",
         "| stage | block type | widths |",
@@ -135,6 +125,11 @@ def format_comparison(
         *_next_command(job, results, best.code),
     ]
     return "\n".join(lines)
+
+
+def _over(score: float, other: float) -> str:
+    """How much higher a score is than another, which is 0 where nothing keeps within T."""
+    return f"{score / other - 1:+.1%} against" if other else "something, where there is 0 for"
 
 
 def _next_command(job: Job, results: SearchResults, best: SpaceCode) -> list[str]:

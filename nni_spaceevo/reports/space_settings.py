@@ -82,11 +82,13 @@ def _others(scoring: QTConfig) -> Iterator[tuple[str, QTConfig]]:
 def _rescored(score: SpaceScore, own: QTConfig, other: QTConfig) -> float:
     """The score with other penalties: shares and losses are as they were."""
 
-    def total(config: QTConfig) -> float:
-        rows = zip(score.shares, score.top_losses, strict=True)
-        return sum(penalized(share, loss, config) for share, loss in rows)
-
-    return score.score * total(other) / total(own) if score.score else 0.0
+    # Each constraint's score has a factor of its own besides the penalty.
+    rows = zip(score.scores, score.shares, score.top_losses, strict=True)
+    return sum(
+        part * penalized(share, loss, other) / penalized(share, loss, own)
+        for part, share, loss in rows
+        if part
+    )
 
 
 def _setting(

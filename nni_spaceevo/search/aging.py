@@ -44,6 +44,8 @@ class EvolutionConfig(Record, frozen=True):
             )
         if self.evolve is not None and self.evolve < 0:
             raise ConfigError(f"evolve must not be negative, given {self.evolve}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, given {self.seed}")
 
 
 class AgingEvolution:

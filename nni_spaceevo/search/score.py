@@ -63,6 +63,8 @@ class QTConfig(Record, frozen=True):
                 f"samples must be at least {BATCH} and top within 1 to samples, "
                 f"given samples={self.samples}, top={self.top}"
             )
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, given {self.seed}")
         if not 0 < self.t <= 1 or not 0 <= self.a < np.inf:
             raise ConfigError(f"t must be in (0, 1] and a at least 0, given t={self.t}, a={self.a}")
 

@@ -141,11 +141,6 @@ class SubnetSearch:
             self._next(np.array([self._accuracies[code] for code in self._batch]))
 
     @property
-    def num_evaluated(self) -> int:
-        """How many subnets were told."""
-        return len(self._accuracies)
-
-    @property
     def evaluated(self) -> tuple[EvaluatedSubnet, ...]:
         """All subnets that were told, in that order."""
         codes = list(self._accuracies)

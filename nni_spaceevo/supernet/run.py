@@ -141,11 +141,8 @@ class SupernetRun:
         self.trainer = SupernetTrainer(self.supernet, config, ranks)
         self.path = folder / f"{self.supernet.space}.training.pt"
         self.weights_path = folder / f"{self.supernet.space}.pt"
-        self.made_for = {
-            **self.supernet.made_for,
-            "images": data.fingerprint,
-            **settings("supernet", config.deciding),
-        }
+        self._trained = training_of(data, config)
+        self.made_for = {**self.supernet.made_for, **self._trained}
         self.epochs: list[SupernetEpoch] = []
         # Of the epoch under way: steps done, and the sums of their losses.
         self._steps, self._sums = 0, np.zeros(3)
@@ -213,7 +210,7 @@ class SupernetRun:
             set_precision(self.supernet, self.trainer.precision(self.config.epochs - 1))
             self.supernet.eval()
             if ranks.is_first:
-                save_supernet(self.weights_path, self.supernet)
+                save_supernet(self.weights_path, self.supernet, self._trained)
         return self.supernet
 
     def _train(self, epoch: int) -> None:
@@ -286,6 +283,11 @@ class SupernetRun:
         batches = self.config.batch_size, self.config.recalibration_batches
         subnet = calibrated_subnet(self.supernet, code, self.data, *batches, precision)
         return evaluate(subnet, self.data).accuracy
+
+
+def training_of(data: LabelledImages, config: SupernetConfig) -> dict[str, str]:
+    """What the weights of a trained supernet depend on, besides its space."""
+    return {"images": data.fingerprint, **settings("supernet", config.deciding)}
 
 
 def new_supernet(

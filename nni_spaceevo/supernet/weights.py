@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..hyperspace import Hyperspace, SpaceCode
-from ..network.checkpoint import load_checkpoint, save_checkpoint
+from ..network.checkpoint import difference, load_checkpoint, save_checkpoint
 from ..quant import FP32, INT8, Precision, set_precision
 from .model import Supernet
 
 
-def save_supernet(path: Path, supernet: Supernet) -> None:
-    """Write a supernet, in the precision in which it is, whole or not at all."""
+def save_supernet(path: Path, supernet: Supernet, trained: Mapping[str, str] | None = None) -> None:
+    """Write a supernet, in the precision in which it is, whole or not at all.
+
+    Parameters
+    ----------
+    path, supernet : the file and what it shall have
+    trained : on what and how, by name; `check_training` compares it
+    """
     precision = INT8 if supernet.image.enabled else FP32
-    content = {"precision": precision.name, "supernet": supernet.state_dict()}
+    # Bytes that do not tell which device it was trained on, for results are kept by their hash.
+    weights = {name: tensor.cpu() for name, tensor in supernet.state_dict().items()}
+    content = {"precision": precision.name, "supernet": weights, "trained": dict(trained or {})}
     save_checkpoint(path, supernet.made_for, content)
+
+
+def check_training(path: Path, supernet: Supernet, trained: Mapping[str, str]) -> None:
+    """Refuse the file of a supernet that was trained on other images, or otherwise.
+
+    One that does not say how, as NNI's one-shot strategy leaves it, is taken as it is.
+
+    Raises
+    ------
+    CheckpointError
+        Names the file and what differs.
+    """
+    found = load_checkpoint(path, supernet.made_for).get("trained", {})
+    if found and found != trained:
+        raise CheckpointError(
+            f"{path}: trained with other images or settings than there are now "
+            f"({difference(found, trained)}); train it again, or undo the change"
+        )
 
 
 def load_supernet(path: Path, hyperspace: Hyperspace, space: SpaceCode | str) -> Supernet:

@@ -69,6 +69,16 @@ def test_a_device_report_is_one_page(tmp_path, capsys):
     assert "src=" not in text, "the page loads nothing"
 
 
+def test_a_device_report_of_any_name_looks_for_its_own_fp32_sibling(tmp_path, capsys):
+    for name, source in (("board", PREDICTOR), ("board_fp32", "x86_vnni_ort_fp32")):
+        page = tmp_path / f"{name}.html"
+        load_predictor(find_predictor(source)).save(tmp_path / name)
+        arguments = ["device-report", str(tmp_path / "board"), "--output", str(page)]
+        assert main(arguments) == 0
+    assert "No FP32 predictor" in (tmp_path / "board.html").read_text()
+    assert "No FP32 predictor" not in (tmp_path / "board_fp32.html").read_text()
+
+
 def test_an_nn_meter_folder_is_not_read_unless_its_pickles_are_trusted(tmp_path, capsys):
     (tmp_path / "meta.yaml").write_text("name: some\nversion: 1.0\nkernel_predictors: [conv]\n")
     (tmp_path / "fusion_rules.json").write_text("{}")
@@ -107,6 +117,8 @@ def test_a_predictor_is_validated_on_the_machine_at_hand(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert PREDICTOR in text
     assert "measured / predicted" in text
+    assert main([*arguments[:-1], "0"]) == 1
+    assert "expected at least one network" in capsys.readouterr().err
 
 
 @pytest.mark.slow

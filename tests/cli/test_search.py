@@ -98,6 +98,7 @@ def test_a_truncated_lut_reaches_the_terminal_by_name(job, capsys):
         (["--constraint-ms", "1.5", "--samples", "10"], "given samples=10, top=50"),
         (["--constraint-ms", "1.5", "--evaluations", "0"], "evaluations must be at least 1"),
         (["--constraint-ms", "1.5", "--sample-size", "21"], "sample_size"),
+        (["--constraint-ms", "1.5", "--seed", "-1"], "seed must be at least 0, given -1"),
     ],
 )
 def test_wrong_settings_are_one_error_before_any_work(search, job, capsys, options, words):
@@ -112,6 +113,8 @@ def test_wrong_settings_are_one_error_before_any_work(search, job, capsys, optio
 def test_options_of_a_lut_are_refused_beside_a_job(job, capsys):
     assert main(["search", "--job", str(job.path), "--constraint-ms", "2"]) == 1
     assert "--constraint-ms: a job file has its own" in capsys.readouterr().err
+    assert main(["search", "--job", str(job.path), "--no-report"]) == 1
+    assert "--no-report: a job's search ends with its report" in capsys.readouterr().err
 
 
 def test_a_lut_of_no_preset_asks_for_its_hyperspace(tmp_path, capsys):

@@ -11,7 +11,7 @@ from supernet.tiny import OPTIONS, tiny_hyperspace, uniform, used_supernet
 
 from nni_spaceevo.deploy.onnx_file import onnx_model, save_onnx
 from nni_spaceevo.deploy.sessions import open_session, runtimes_of
-from nni_spaceevo.errors import DeviceError
+from nni_spaceevo.errors import ConfigError, DeviceError
 from nni_spaceevo.quant import INT8
 
 
@@ -68,3 +68,17 @@ def test_a_tflite_file_that_cannot_be_read_is_named(tmp_path: Path, content: byt
         path.write_bytes(content)
     with pytest.raises(DeviceError, match=r"broken\.tflite: LiteRT cannot read it"):
         open_session(path)
+
+
+def test_a_file_for_several_images_at_a_time_is_refused(tmp_path: Path) -> None:
+    hyperspace = tiny_hyperspace()
+    supernet = used_supernet(hyperspace, uniform(hyperspace), INT8)
+    subnet = supernet.extract(supernet.largest)
+    blocks = hyperspace.subnet_blocks(supernet.space, subnet.code)
+    model = onnx_model(subnet, blocks, subnet.code.resolution)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    del model.graph.value_info[:]
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 8
+    save_onnx(model, tmp_path / "eight.onnx")
+    with pytest.raises(ConfigError, match=r"eight\.onnx: input 'input' takes 8 at a time, \[8, 1,"):
+        open_session(tmp_path / "eight.onnx")

@@ -21,6 +21,7 @@ from nni_spaceevo.files import convert
         (TeacherConfig, {"widths": (8,), "epochs": 0}),
         (TeacherConfig, {"widths": (), "epochs": 1}),
         (TeacherConfig, {"widths": (8,), "epochs": 1, "learning_rate": float("nan")}),
+        (TeacherConfig, {"widths": (8,), "epochs": 1, "min_accuracy": 97}),
         (PretrainedConfig, {"model": "torchvision:resnet18", "std": (0.2, 0.0, 0.2)}),
         (DistillConfig, {"epochs_int8": 0}),
         (DistillConfig, {"learning_rate_int8": -1.0}),

@@ -346,23 +346,6 @@ def test_a_random_subnet_prints_and_parses_to_itself(
     assert hash(again) == hash(subnet)
 
 
-@given(hyperspaces, seeds, st.floats(0, 1))
-def test_a_mutated_subnet_stays_in_its_space(
-    hyperspace: Hyperspace, rng: np.random.Generator, probability: float
-) -> None:
-    space = hyperspace.random_space(rng)
-    subnet = hyperspace.random_subnet(space, rng)
-    mutant = hyperspace.mutate_subnet(space, subnet, rng, probability)
-    assert hyperspace.subnet(space, mutant) is mutant
-
-
-def test_a_mutation_with_probability_zero_changes_nothing(rng: np.random.Generator) -> None:
-    space = ONNXW.random_space(rng)
-    subnet = ONNXW.random_subnet(space, rng)
-    assert ONNXW.mutate_subnet(space, subnet, rng, probability=0) == subnet
-    assert any(ONNXW.mutate_subnet(space, subnet, rng, probability=1) != subnet for _ in range(5))
-
-
 @given(hyperspaces, seeds)
 def test_every_subnet_lies_between_the_smallest_and_the_largest(
     hyperspace: Hyperspace, rng: np.random.Generator
@@ -571,6 +554,10 @@ BAD = {
     "headless": (
         put("stages", -1, {"name": "last", "widths": [10], "block": {"type": "conv"}}),
         "the last stage must be a fixed 'linear'",
+    ),
+    "nothing-pooled": (
+        put("stages", -2, "block", {"type": "conv"}),
+        "no 'pool_conv' before the last stage",
     ),
     "head-block-in-the-middle": (
         put("stages", 1, "block", {"type": "pool_conv"}),

@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from nni_spaceevo.errors import ConfigError, ConstraintError, LockedError, LUTError
 from nni_spaceevo.files import exclusive
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.prepare import constraints, prepared_lut
+from nni_spaceevo.latency import LatencyPredictor, find_predictor, load_predictor
 from nni_spaceevo.lut import QuantizedLUT
 
 from .small_job import write_small_job
@@ -71,6 +73,23 @@ def test_changed_settings_are_refused_not_ignored(prepared, tmp_path):
     other.write_text(text)
     with pytest.raises(LUTError, match=r"made with other settings than .*other\.yaml"):
         prepared_lut(Job(other))
+
+
+def test_a_lut_that_another_predictor_has_priced_is_refused(tmp_path):
+    predictor = load_predictor(find_predictor("x86_vnni_ort_int8"))
+    predictor.save(tmp_path / "mine")
+    job = write_small_job(tmp_path, stages=1, predictor="mine")
+    lut = prepared_lut(job, say=lambda line: None)
+    calibration = structs.replace(predictor.calibration, scale=2 * predictor.calibration.scale)
+    fields = (predictor.provenance, predictor.lowering, calibration, predictor.kernels)
+    LatencyPredictor(*fields, predictor.report, tmp_path / "mine").save(tmp_path / "mine")
+    with pytest.raises(LUTError, match=r"priced by predictor .* is another one now"):
+        prepared_lut(job)
+    # What it says to do takes seconds: losses are kept.
+    job.lut_path.unlink()
+    again = prepared_lut(job, say=lambda line: None)
+    assert np.array_equal(again.columns["loss"], lut.columns["loss"])
+    assert np.all(again.columns["latency_ms"] > lut.columns["latency_ms"])
 
 
 def test_a_second_process_preparing_the_same_job_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from nni_spaceevo.errors import CheckpointError, CodeError, ConfigError
 from nni_spaceevo.files import to_yaml
 from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.results import ScoredSpace, SearchResults
-from nni_spaceevo.jobs.supernets import TrainedSupernet, chosen_space, train_supernet
+from nni_spaceevo.jobs.supernets import TrainedSupernet, chosen_space, load_trained, train_supernet
 from nni_spaceevo.testing import synthetic_hyperspace
 
 from .small_job import SPACE, write_small_job
@@ -104,6 +105,16 @@ def test_other_settings_are_refused_by_name(trained: tuple[Job, TrainedSupernet]
     path.write_text(content)
     with pytest.raises(CheckpointError, match=r"supernet\.batch_size 448, expected 449"):
         train_supernet(Job(path), SPACE)
+    message = r"trained with other images or settings .*supernet\.batch_size 448, expected 449"
+    with pytest.raises(CheckpointError, match=message):
+        load_trained(Job(path), job.hyperspace.space(SPACE))
+
+
+def test_what_is_said_to_type_names_job_and_seed(tmp_path: Path) -> None:
+    job = write_small_job(tmp_path)
+    command = f"spaceevo train --job {job.path} --space {SPACE} --seed 3`"
+    with pytest.raises(ConfigError, match=re.escape(command)):
+        load_trained(job, job.hyperspace.space(SPACE), seed=3)
 
 
 def test_best_is_the_best_space_of_the_search(tmp_path: Path) -> None:
@@ -116,7 +127,7 @@ def test_best_is_the_best_space_of_the_search(tmp_path: Path) -> None:
     (tmp_path / "hyperspace.yaml").write_text(
         to_yaml(other).replace("name: synthetic", "name: renamed")
     )
-    with pytest.raises(ConfigError, match="is of another hyperspace than"):
+    with pytest.raises(ConfigError, match="no scored spaces of the hyperspace 'renamed'"):
         chosen_space(Job(job.path), "best")
 
 

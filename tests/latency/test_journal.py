@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from full_disk import full_disk
 
 from nni_spaceevo.errors import FileAccessError, PredictorError
 from nni_spaceevo.latency.journal import Journal, Slot
@@ -49,3 +50,14 @@ def test_an_unusable_path_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileAccessError, match="file"):
         Journal(tmp_path / "file" / "journal.jsonl")
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(path):
+    before = path.read_bytes()
+    with (
+        full_disk(len(before) + 10),
+        pytest.raises(FileAccessError, match=r"journal\.jsonl: cannot write"),
+        Journal(path).writing() as pen,
+    ):
+        pen.add(slot("d"))
+    assert Journal(path).slots == [slot(k) for k in "abc"]

@@ -166,6 +166,20 @@ def test_rows_on_other_images_are_refused(tmp_path: Path) -> None:
     refused(tmp_path, fewer, message)
 
 
+def test_rows_on_as_many_other_images_are_refused(tmp_path: Path) -> None:
+    first, second = (
+        msgspec.structs.replace(ROWS[task], images=images)
+        for task, images in (("stage1_resnet", "these"), ("stage2_resnet", "those"))
+    )
+    target = folder(tmp_path / "rows")
+    target.add(first, "a trial")
+    with pytest.raises(
+        LUTError, match=r"the trial: distilled on other images \(those\) than .*these"
+    ):
+        target.add(second, "the trial")
+    assert [p.name for p in target.path.glob("*.json")] == ["stage1_resnet.json"]
+
+
 def test_rows_of_other_settings_are_refused(tmp_path: Path) -> None:
     message = r"stage2_resnet was distilled with other settings than this job has \(x, expected job"
     refused(tmp_path, rows_of("stage2_resnet", made_with="x"), message)

@@ -60,9 +60,10 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(tmp_path):
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
     path = tmp_path / "a.pt"
     save_checkpoint(path, "x", {"weights": torch.zeros(1000)})
-    path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(CheckpointError, match=r"a\.pt: truncated"):
-        load_checkpoint(path, "x")
+    for content in (path.read_bytes()[:700], b""):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"a\.pt: truncated"):
+            load_checkpoint(path, "x")
 
 
 class Malicious:

@@ -447,6 +447,21 @@ def test_resuming_with_other_class_args_is_refused(
         resumed(job, monkeypatch, [], population_size=9)
 
 
+def test_scores_by_other_settings_are_never_mixed(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(job)
+    run_to(first, 0, 3)
+    code = ask(first, 3)
+    settings = job.path.read_text()
+    job.path.write_text(settings.replace("1.5", "1.6"))
+    with pytest.raises(ExperimentError, match="has other settings than when this search began"):
+        tell(first, 3, code)
+    close(first)
+    with pytest.raises(CheckpointError, match="undo the change or create a new experiment"):
+        resumed(Job(job.path), monkeypatch, [code])
+
+
 def test_resuming_before_the_first_space_starts_afresh(
     job: Job, monkeypatch: pytest.MonkeyPatch, undisturbed: list[str]
 ) -> None:

@@ -2,15 +2,17 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 from jobs.small_job import write_small_job
 
 from nni_spaceevo.errors import ConfigError
+from nni_spaceevo.jobs.job import Job
 from nni_spaceevo.jobs.local_search import search_locally
 from nni_spaceevo.jobs.scoring import score_config
 from nni_spaceevo.lut import QuantizedLUT
-from nni_spaceevo.reports.job_report import compare, write_report
+from nni_spaceevo.reports.job_report import compare, format_comparison, write_report
 from nni_spaceevo.search import EvolutionConfig, qt_score
 from nni_spaceevo.testing import synthetic_lut
 
@@ -64,5 +66,24 @@ def test_the_picture_is_a_png_of_a_readable_size(searched):
 
 def test_without_a_search_there_is_no_report(tmp_path):
     job = write_small_job(tmp_path)
-    with pytest.raises(ConfigError, match=r"search\.json: nothing searched yet"):
+    with pytest.raises(ConfigError, match=r"no .*search\.json; search first"):
         write_report(job)
+
+
+def test_scores_of_other_settings_are_not_reported(searched):
+    job, _, _ = searched
+    write_report(job)
+    job.path.write_text(job.path.read_text().replace("samples: 1000", "samples: 2000"))
+    with pytest.raises(ConfigError, match=r"search\.json is of a search with other settings"):
+        write_report(Job(job.path))
+
+
+def test_where_no_other_space_keeps_within_t_nothing_is_divided(searched, tmp_path):
+    job, lut, results = searched
+    config = score_config(job, results.constraints_ms)
+    found = compare(lut, job.hyperspace.space(results.best.space), config)
+    nothing = replace(found.uniform[0], scores=(0.0, 0.0))
+    alone = replace(found, uniform=(nothing,), random=(0.0, 0.0, 0.0))
+    text = format_comparison(job, results, alone, tmp_path)
+    assert "where there is 0 for the best uniform" in text
+    assert "where there is 0 for the median random space, and above 100 % of" in text

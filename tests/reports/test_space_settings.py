@@ -52,3 +52,18 @@ def test_where_nothing_is_within_t_there_are_no_ratios():
     for setting in settings:
         assert (setting.rank, setting.first) == (1, BEST)
         assert setting.ratio is setting.over_uniform is None
+
+
+def test_each_constraint_is_penalized_on_its_own():
+    # Of few samples hardly one is within the first, and its score has the chance of that as factor.
+    tight = small_lut().latency_span[0] * 1.02
+    scoring = msgspec.structs.replace(SCORING, constraints_ms=(tight, 1.5), samples=500, top=1)
+    codes = (BEST, *UNIFORM)
+    lut, settings = compared(scoring, codes)
+    changed = next(s for s in settings if s.changed.startswith("a = "))
+    own = msgspec.structs.replace(scoring, a=float(changed.changed.removeprefix("a = ")))
+    score = make_scorer(lut, own)
+    scores = {code: score(lut.hyperspace.space(code)).score for code in codes}
+    assert changed.ratio == pytest.approx(scores[BEST] / max(scores.values()))
+    uniform = max(scores[code] for code in UNIFORM)
+    assert changed.over_uniform == pytest.approx(scores[BEST] / uniform)

@@ -72,7 +72,7 @@ def test_it_finds_nearly_the_best_subnet_of_every_constraint(config, seed):
     search = SubnetSearch(SUBNETS, CONSTRAINTS, config, seed)
     asked = run(search)
     assert search.is_finished
-    assert len(asked) == len(set(asked)) == search.num_evaluated
+    assert len(asked) == len(set(asked)) == len(search.evaluated)
     assert len(asked) <= config.most_evaluations(len(CONSTRAINTS))
     for T in CONSTRAINTS:
         found, truth = best_within(search.evaluated, T), best_within(ALL, T)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...files import digest
@@ -103,7 +103,9 @@ class ImageData:
     classes : number of classes
     mean, std : what values from 0 to 1 are or were normalized with, one or one a channel
     augment : a torchvision transform of one training image (channels, h, w)
-    identity : what tells this dataset from others; by default a hash of all of it
+    identity : what tells this dataset from others; by default a hash of the images and of what a
+        transform says of itself. A function says nothing of itself, so give it an identity, and
+        another one when it changes
     """
 
     train_images: Tensor
@@ -133,12 +135,14 @@ class ImageData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the images, or whatever `identity` says."""
+        """Hash of images and augmentation, or whatever `identity` says."""
         if self.identity is not None:
             return self.identity
         tensors = (self.train_images, self.train_labels, self.test_images, self.test_labels)
         contents = (t.numpy().tobytes() for t in tensors if t is not None)
-        return digest(str((self.mean, self.std)), *contents)
+        # torchvision's transforms are modules, and show their settings.
+        augmented = (repr(self.augment),) if isinstance(self.augment, nn.Module) else ()
+        return digest(str((self.mean, self.std)), *contents, *augmented)
 
     def train_batch(
         self, index: Tensor, resolution: int, seeds: Sequence[int] | None = None

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, first_line
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TracedModel:
         except Exception as error:  # whatever a user's model raises
             raise ConfigError(
                 f"{what}: does not run on images of {channels} x {resolution} x {resolution} "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
         self.shapes, self._data = shapes.found, shapes.data
 
@@ -239,7 +239,7 @@ def _traced(model: nn.Module, what: str) -> tuple[fx.Graph, dict[fx.Node, str]]:
         graph = tracer.trace(model)
     except Exception as error:  # whatever a user's model raises
         raise ConfigError(
-            f"{what}: cannot be traced by torch.fx ({_first_line(error)}); expected a network "
+            f"{what}: cannot be traced by torch.fx ({first_line(error)}); expected a network "
             "without branches on its input, or a class with widths and stage_features"
         ) from error
     return graph, dict(tracer.node_to_qualname)
@@ -293,7 +293,3 @@ def _subgraph(graph: fx.Graph, wanted: list[fx.Node]) -> fx.Graph:
             copies[node] = copy
     part.output(tuple(copies[node] for node in wanted))
     return part
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

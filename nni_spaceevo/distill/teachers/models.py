@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, first_line
 from ...own import import_own
 from ..config import PretrainedConfig
 from ..data.folder import IMAGENET_MEAN, IMAGENET_STD
@@ -205,10 +205,9 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     except ConfigError:
         raise
     except Exception as error:  # torch and safetensors raise many types here
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{path}: not a weights file ({reason}); expected a state dict written by torch.save "
-            "or safetensors"
+            f"{path}: not a weights file ({first_line(error)}); expected a state dict written by "
+            "torch.save or safetensors"
         ) from error
     for key in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):

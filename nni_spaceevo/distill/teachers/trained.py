@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, TrainingError
-from ...files import digest, plain
+from ...files import digest
 from ...hyperspace import Hyperspace
 from ...network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..config import TeacherConfig
@@ -147,7 +147,7 @@ def train_teacher(
         "hyperspace": hyperspace.fingerprint,
         "images": data.fingerprint,
         "seed": str(seed),
-        **settings("teacher", plain(config)),
+        **settings("teacher", config.deciding),
     }
     torch.manual_seed(seed)
     teacher = new_teacher(hyperspace, data, config)

@@ -11,10 +11,11 @@ from typing import Literal
 import numpy as np
 
 from ...errors import DeviceError
+from ...files import write_atomically
 from ...hyperspace import BlockConfig
 from ..graph import Precision, subnet_model
 from ..kernel_graph import idle_model, kernel_model
-from ..lowering import RuntimeKernel
+from ..lowering import Lowering, RuntimeKernel, lowering_of
 from .device import Device, Timed
 
 FileFormat = Literal["onnx-int8", "onnx-fp32", "tflite-int8"]
@@ -69,6 +70,22 @@ class FileDevice(Device):
         model = subnet_model(blocks, resolution, rng, self.precision)
         return self._file(model.SerializeToString())
 
+    def operators(self, kernel: RuntimeKernel) -> tuple[str, ...] | None:
+        """Those of a TFLite file, of which a runtime runs what it has; not told of ONNX files."""
+        if self.format != "tflite-int8":
+            return None
+        from ..tflite_graph import kernel_operators
+
+        return kernel_operators(kernel)
+
+    def lowering(self) -> Lowering:
+        """What is in TFLite files; of ONNX files, what `operators` tells."""
+        if self.format != "tflite-int8":
+            return super().lowering()
+        from ..tflite_graph import TFLITE_OPERATORS
+
+        return lowering_of(TFLITE_OPERATORS)
+
     @property
     def precision(self) -> Precision:
         """The precision of the format."""
@@ -85,7 +102,7 @@ class _TimedFile:
         self._device = device
         self._folder = tempfile.TemporaryDirectory(prefix="spaceevo-")
         self._path = Path(self._folder.name) / f"model{device.suffix}"
-        self._path.write_bytes(content)
+        write_atomically(self._path, content)
 
     def least_us(self, warmup: int, runs: int) -> float:
         """Least of the latencies that the device tells, in microseconds."""

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from ...errors import DeviceError
+from ...errors import DeviceError, first_line
 from ...hyperspace import BlockConfig
 from ..graph import Precision, named_source, subnet_model
 from ..kernel_graph import Context, context_model, copy_name, idle_model, replicated
@@ -180,8 +180,7 @@ def opened(
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ORT's errors share no base class.
-        reason = str(error).strip().splitlines()[0]
-        raise DeviceError(f"{name}: ONNX Runtime cannot read it ({reason})") from error
+        raise DeviceError(f"{name}: ONNX Runtime cannot read it ({first_line(error)})") from error
 
 
 def _random(rng: np.random.Generator, kind: str, shape: list[int]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Datasets in memory, batches, and what is drawn for an image."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,8 @@ def test_the_fingerprint_follows_the_images():
     assert a.fingerprint == same.fingerprint
     assert len({a.fingerprint, b.fingerprint, noise(mean=(0.5,)).fingerprint}) == 3
     assert noise(identity="mine").fingerprint == "mine"
+    augmented = [replace(a, augment=v2.RandomCrop(8, padding=pixels)) for pixels in (1, 2)]
+    assert len({data.fingerprint for data in (a, *augmented)}) == 3
 
 
 def test_grey_images_become_colours_and_nothing_else_does():

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from msgspec import structs
 
 from nni_spaceevo.distill.config import TeacherConfig
 from nni_spaceevo.distill.data import ImageData
@@ -74,6 +75,10 @@ def test_a_teacher_that_is_not_good_enough_stops_the_job(small, tmp_path):
     strict = TeacherConfig(widths=(8, 12, 16, 16), epochs=1, min_accuracy=0.999)
     with pytest.raises(TrainingError, match=r"held-out accuracy .*expected at least 99\.90%"):
         train(small, tmp_path / "t.pt", strict)
+    content = (tmp_path / "t.pt").read_bytes()
+    # Asked for less, it is not trained again.
+    train(small, tmp_path / "t.pt", structs.replace(strict, min_accuracy=0.01))
+    assert (tmp_path / "t.pt").read_bytes() == content
 
 
 def test_the_learning_rate_rises_then_falls():

@@ -9,9 +9,10 @@ import onnx
 import pytest
 
 from nni_spaceevo.errors import DeviceError
-from nni_spaceevo.hyperspace import BlockConfig
+from nni_spaceevo.hyperspace import BlockConfig, load_hyperspace
 from nni_spaceevo.latency.devices import FileDevice
 from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.sampling import kernel_pool, sample_kernels
 
 from ..conftest import MACHINE
 
@@ -70,6 +71,19 @@ def test_tflite_files_are_flatbuffers():
     time_all(device)
     assert {path.suffix for path, *_ in device.seen} == {".tflite"}
     assert {content[4:8] for _, content, _, _ in device.seen} == {b"TFL3"}
+
+
+@pytest.mark.parametrize("preset", ["onnxw", "mobilew"])
+def test_tflite_files_can_be_made_of_every_kind_of_kernel_that_a_preset_has(preset):
+    pytest.importorskip("ai_edge_litert", reason="TFLite needs the extra [litert]")
+    device = Recorder("tflite-int8")
+    rng = np.random.default_rng(0)
+    pool = kernel_pool(load_hyperspace(preset), device.lowering(), rng)
+    kernels = sample_kernels(pool, rng, 2)
+    assert {"conv1x1", "dwconv"} < {kernel.type for kernel in kernels}
+    for kernel in kernels:
+        device.kernel(kernel, 1).least_us(0, 1)
+    assert len(device.seen) == len(kernels)
 
 
 def test_equal_requests_are_equal_files():
