@@ -29,8 +29,8 @@ class Images(Protocol):
     channels : of every image
     mean, std : what values from 0 to 1 were normalized with, one or one a channel
     train_size, test_size : how many there are to train on, and held out
-    train_labels, test_labels : int64, (train_size,) and (test_size,), or None; only a teacher that
-        is trained needs them
+    train_labels, test_labels : int64, (train_size,) and (test_size,), or None; distillation by a
+        teacher that is trained already needs none
     classes : number of classes, 0 without labels
     fingerprint : changes with the images; checkpoints carry it
     """
@@ -100,7 +100,7 @@ class ImageData:
     train_images, test_images : (n, channels, h, w), float of about zero mean and unit variance; or
         uint8, which a batch normalizes with `mean` and `std`
     train_labels, test_labels : int64, (n,), or None
-    classes : number of classes
+    classes : number of classes, 0 without labels
     mean, std : what values from 0 to 1 are or were normalized with, one or one a channel
     augment : a torchvision transform of one training image (channels, h, w)
     identity : what tells this dataset from others; by default a hash of the images and of what a
