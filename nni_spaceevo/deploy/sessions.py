@@ -74,7 +74,8 @@ class Session(ABC):
                     f"{path}: input {given.name!r} is {given.kind} {list(given.shape)}; expected "
                     "floats of fixed size, but for the number of images"
                 )
-            if isinstance(given.shape[0], int) and given.shape[0] != 1:
+            # An input of another kind than images may be anything.
+            if len(given.shape) == 4 and given.shape[0] != 1 and isinstance(given.shape[0], int):
                 raise ConfigError(
                     f"{path}: input {given.name!r} takes {given.shape[0]} at a time, "
                     f"{list(given.shape)}; expected one image, or any number of them"

@@ -31,11 +31,6 @@ class TeacherConfig(Record, frozen=True):
         if not 0 <= self.min_accuracy <= 1:
             raise ConfigError(f"min_accuracy must be a share, 0 to 1, given {self.min_accuracy}")
 
-    @property
-    def deciding(self) -> dict[str, Any]:
-        """What its weights depend on: all but what they must reach."""
-        return {key: value for key, value in plain(self).items() if key != "min_accuracy"}
-
 
 class PretrainedConfig(Record, frozen=True):
     """A teacher that has been trained already.
@@ -62,11 +57,6 @@ class PretrainedConfig(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.std is not None:
             _positive("", std=min(self.std, default=0))
-
-    @property
-    def deciding(self) -> dict[str, Any]:
-        """What its features depend on: everything."""
-        return dict(plain(self))
 
 
 class ImageFolderConfig(Record, frozen=True, tag_field="name", tag="image_folder"):

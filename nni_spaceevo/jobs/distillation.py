@@ -162,7 +162,7 @@ def rows_folder(job: Job) -> RowsFolder:
     if not isinstance(dataset, str):
         made = (item for item in dataset.items() if item not in _LATER.items())
         dataset = to_json(dict(made))
-    settings = [to_json(part) for part in (job.teacher.deciding, c.distill.deciding, c.lut)]
+    settings = [to_json(part) for part in (job.teacher, c.distill.deciding, c.lut)]
     made_with = digest(job.hyperspace.fingerprint, dataset, str(c.seed), *settings)
     return RowsFolder(job.rows_path, job.hyperspace, made_with)
 

@@ -56,6 +56,7 @@ def search_locally(
         results = replace(
             search_lut(lut, scoring, config, evaluations, job.work / "local_search.json"),
             made_with=search_recipe(job),
+            lut=lut.fingerprint,
         )
         results.save(job.search_path)
     return results

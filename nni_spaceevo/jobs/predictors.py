@@ -57,6 +57,14 @@ def known_predictor(job: Job) -> LatencyModel | None:
     return load_predictor(folder) if (folder / "device.yaml").is_file() else None
 
 
+def is_of_job(job: Job, name: str, device: LatencyModel) -> bool:
+    """Whether a result by a predictor of this name ought to be by the job's, `device`.
+
+    Not if the job names none and its results come from a machine of another kind.
+    """
+    return job.config.predictor is not None or device.name == name
+
+
 def profile_folder(job: Job, device: str) -> Path:
     """Where a job keeps the predictor of a device; that of `JOB_DEVICE` is what it searches by."""
     name = local_device_name() if device == JOB_DEVICE else re.sub(r"\W+", "_", device)

@@ -18,7 +18,7 @@ from ..lut import LatencyModel, QuantizedLUT
 from ..search import check_constraints, constraint_at_quantile
 from .distillation import all_rows, prepared_teacher, rows_folder
 from .job import Job
-from .predictors import known_predictor, prepared_predictor
+from .predictors import is_of_job, known_predictor, prepared_predictor
 
 if TYPE_CHECKING:
     from ..lut import Row
@@ -88,7 +88,9 @@ def check_device(job: Job, lut: QuantizedLUT) -> None:
     if not lut.header.made_with:
         return
     device = known_predictor(job)
-    if device is not None and device.fingerprint != lut.header.device_fingerprint:
+    if device is None or not is_of_job(job, lut.header.device, device):
+        return
+    if device.fingerprint != lut.header.device_fingerprint:
         raise LUTError(
             f"{job.lut_path}: priced by predictor {lut.header.device} "
             f"({lut.header.device_fingerprint}), but {device.name} is another one now "
@@ -170,6 +172,11 @@ def timed(job: Job, step: str) -> Iterator[None]:
         seconds = json.loads(path.read_text()) if path.is_file() else {}
         seconds[step] = round(seconds.get(step, 0) + monotonic() - start, 2)
         write_atomically(path, to_json(seconds))
+
+
+def lut_fingerprint(job: Job) -> str:
+    """Fingerprint of the LUT that a job has, latencies included; empty if it has none yet."""
+    return stored_lut(job).fingerprint if job.lut_path.is_file() else ""
 
 
 class Constraints(Record, frozen=True):

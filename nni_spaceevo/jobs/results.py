@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..files import Record, read_json, to_json, write_atomically
 from .job import Job
-from .prepare import search_recipe
+from .prepare import lut_fingerprint, search_recipe
 
 SCHEMA = 1
 # In place of an NNI experiment's id.
@@ -41,6 +41,7 @@ class SearchResults(Record, frozen=True):
     constraints_ms : latency constraints T in milliseconds
     spaces : in the order in which they were scored
     made_with : fingerprint of the job's settings that scores depend on; empty without a job
+    lut : fingerprint of the LUT that scores are by; empty if it is not known
     """
 
     schema: int
@@ -50,6 +51,7 @@ class SearchResults(Record, frozen=True):
     constraints_ms: tuple[float, ...]
     spaces: tuple[ScoredSpace, ...] = ()
     made_with: str = ""
+    lut: str = ""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -72,32 +74,32 @@ class SearchResults(Record, frozen=True):
         return read_json(path, cls)
 
 
-def last_search(job: Job, why: str = "") -> SearchResults:
+def last_search(job: Job) -> SearchResults:
     """The results of a job's last search.
-
-    Parameters
-    ----------
-    job : the job
-    why : what they are for, at the beginning of messages
 
     Raises
     ------
     ConfigError
-        There has been no search, or one with other settings than the job has now.
+        There has been no search, or one with other settings or another LUT than the job has now.
     """
     path, command = job.search_path, f"`spaceevo search --job {job.path}`"
     if not path.is_file():
-        raise ConfigError(f"{why}no {path}; search first ({command})")
+        raise ConfigError(f"no {path}; search first ({command})")
     found = SearchResults.load(path)
     if found.hyperspace_fingerprint != job.hyperspace.fingerprint or not found.spaces:
         raise ConfigError(
-            f"{why}{path} has no scored spaces of the hyperspace {job.hyperspace.name!r} that "
+            f"{path} has no scored spaces of the hyperspace {job.hyperspace.name!r} that "
             f"{job.path} has now; search again ({command})"
         )
     if found.made_with and found.made_with != search_recipe(job):
         raise ConfigError(
-            f"{why}{path} is of a search with other settings (images, teacher, LUT, predictor or "
+            f"{path} is of a search with other settings (images, teacher, LUT, predictor or "
             f"search) than {job.path} has now; search again ({command}), or undo the change"
+        )
+    if found.lut and lut_fingerprint(job) not in ("", found.lut):
+        raise ConfigError(
+            f"{path} is of a search in another LUT than {job.lut_path} is now; search again "
+            f"({command})"
         )
     return found
 
@@ -106,11 +108,11 @@ class SearchKey(Record, frozen=True):
     """What makes two searches the same: continuing one as the other is refused."""
 
     hyperspace_fingerprint: str
-    made_with: str
     population_size: int
     sample_size: int
     evolve: int | None
     seed: int
+    made_with: str = ""
 
 
 class TunerState(Record, frozen=True):
@@ -124,6 +126,7 @@ class TunerState(Record, frozen=True):
     asked : space codes handed to NNI, in order
     failed : space codes whose trial failed
     told : results, in order
+    lut : fingerprint of the LUT that scores are by; empty before there is one
     """
 
     schema: int
@@ -132,6 +135,7 @@ class TunerState(Record, frozen=True):
     asked: tuple[str, ...]
     failed: tuple[str, ...]
     told: tuple[ScoredSpace, ...]
+    lut: str = ""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:

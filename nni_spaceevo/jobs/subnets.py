@@ -22,13 +22,14 @@ from ..search.subnets import (
     SubnetSearch,
     best_within,
     constraint_at,
+    latency_span,
     pareto_front,
 )
 from ..supernet.evaluation import EVALUATION, calibrated_subnet, evaluate
 from .command import supernet_command as command
 from .distillation import images
 from .job import Job
-from .predictors import known_predictor, prepared_predictor
+from .predictors import is_of_job, known_predictor, prepared_predictor
 from .supernets import load_trained, supernet_path
 
 SCHEMA = 1
@@ -164,8 +165,10 @@ def found_subnets(job: Job, space: SpaceCode, seed: int | None = None) -> Subnet
             f"{path}: found in another supernet, or with other images or settings, than {space} "
             f"has now; search again (`{command(job, 'subnets', space, seed)}`)"
         )
-    device = known_predictor(job)
-    if device is not None and found.device_fingerprint != device.fingerprint:
+    device, before = known_predictor(job), found.device_fingerprint
+    if device is None or not before or not is_of_job(job, found.device, device):
+        return found
+    if before != device.fingerprint:
         raise ConfigError(
             f"{path}: found by predictor {found.device}, but {device.name} is another one now "
             f"({device.fingerprint}); search again (`{command(job, 'subnets', space, seed)}`), "
@@ -280,7 +283,12 @@ def new_search(
     config = job.config.subnets
     number = job.seed(seed)
     subnets = PricedSubnets(job.hyperspace, space, device)
-    constraints = constraints_ms or job.config.subnet_constraints_ms
+    given = constraints_ms or config.constraints_ms
+    constraints = given or job.config.subnet_constraints_ms
+    if constraints and not given:
+        # Those of the space's search: it may have no subnet within the tightest of several.
+        fastest, _ = latency_span(subnets, number)
+        constraints = tuple(T for T in constraints if fastest <= T) or constraints
     if not constraints:
         quantiles = job.config.subnet_quantiles
         constraints = tuple(constraint_at([subnets], q, number) for q in quantiles)

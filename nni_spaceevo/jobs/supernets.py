@@ -14,6 +14,7 @@ from .command import supernet_command as command
 from .distillation import check_images, images
 from .job import Job
 from .results import last_search
+from .workers import is_first_process
 
 if TYPE_CHECKING:
     from ..hyperspace import SpaceCode
@@ -59,7 +60,10 @@ def chosen_space(job: Job, name: str) -> SpaceCode:
     """
     if name != BEST:
         return job.hyperspace.space(name)
-    return job.hyperspace.space(last_search(job, f"space {BEST!r}: ").best.space)
+    try:
+        return job.hyperspace.space(last_search(job).best.space)
+    except ConfigError as error:
+        raise ConfigError(f"space {BEST!r}: {error}, or give a space code") from error
 
 
 def supernets_folder(job: Job, seed: int | None = None) -> Path:
@@ -144,8 +148,11 @@ def train_supernet(
     from .scalars import scalar_writer
 
     device = training_device(job.config.supernet.device, "supernet")
-    # One process reads all images, and the others wait for its lock: longer than they would for
-    # each other once they have joined.
+    if is_first_process():
+        # A space that there is none of is told before all images are read.
+        chosen_space(job, space)
+    # One process reads them, and the others wait for its lock: longer than they would for each
+    # other once they have joined.
     check_images(job)
     with joined(device) as ranks:
         # Only the first process knows what NNI has for this trial.

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import helper, numpy_helper
 
 from ..errors import FileAccessError, PredictorError
-from ..files import Record, to_json, to_yaml, write_atomically
+from ..files import Record, require_writable, to_json, to_yaml, write_atomically
 from ..hyperspace import BlockConfig, Hyperspace, Kernel
 from .features import FloatArray
 from .graph import subnet_model
@@ -364,6 +364,7 @@ def export_nn_meter(
         notes=_notes(predictor, line[1]),
     )
     # Without it nn-Meter takes the folder for none: pickles of two exports are not to be mixed.
+    require_writable(output / META_FILE)
     (output / META_FILE).unlink(missing_ok=True)
     _write_pickles(output, models)
     _write_texts(output, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,8 +43,15 @@ def save_checkpoint(path: Path, made_for: MadeFor, content: dict[str, Any]) -> N
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, made_for: MadeFor) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, made_for: MadeFor, apart_from: Container[str] = ()
+) -> dict[str, Any]:
     """Read a checkpoint's contents, onto the CPU.
+
+    Parameters
+    ----------
+    path, made_for : as for `save_checkpoint`
+    apart_from : names of `made_for` that may differ
 
     Raises
     ------
@@ -61,12 +68,19 @@ def load_checkpoint(path: Path, made_for: MadeFor) -> dict[str, Any]:
         ) from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise CheckpointError(f"{path}: not a checkpoint of schema {SCHEMA}")
-    if data["made_for"] != made_for:
+    given, expected = (_without(parts, apart_from) for parts in (data["made_for"], made_for))
+    if given != expected:
         raise CheckpointError(
-            f"{path}: made for other settings ({difference(data['made_for'], made_for)}); "
+            f"{path}: made for other settings ({difference(given, expected)}); "
             "delete it, or use another work folder"
         )
     return data["content"]
+
+
+def _without(parts: MadeFor, names: Container[str]) -> MadeFor:
+    if isinstance(parts, str):
+        return parts
+    return {name: value for name, value in parts.items() if name not in names}
 
 
 def difference(given: MadeFor, expected: MadeFor) -> str:

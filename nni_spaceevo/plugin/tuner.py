@@ -16,7 +16,7 @@ from ..errors import CheckpointError, CodeError, SpaceEvoError
 from ..files import Record, convert, read_json, to_json, write_atomically
 from ..hyperspace import Hyperspace, SpaceCode
 from ..jobs.job import Job
-from ..jobs.prepare import check_device, constraints, search_recipe, stored_lut
+from ..jobs.prepare import check_device, constraints, lut_fingerprint, search_recipe, stored_lut
 from ..jobs.results import SCHEMA, ScoredSpace, SearchKey, SearchResults, TunerState
 from ..search import EvolutionConfig, make_search
 from . import seam
@@ -86,7 +86,7 @@ class SpaceEvoTuner(GuardedTuner):
         check_trial_python(experiment.get("trialCommand", ""))
         if port := seam.manager_port():
             check_search_space(self.job.hyperspace, seam.search_space(port))
-        self._made_with = search_recipe(self.job)
+        self._made_with, self._lut = search_recipe(self.job), ""
         self._constraints = known_constraints(self.job)
         self._own_results()
         self.evolution = make_search(self.job.hyperspace, self._config)
@@ -227,6 +227,7 @@ class SpaceEvoTuner(GuardedTuner):
         self.evolution.tell(code, score)
         self._told.append(ScoredSpace(space=str(code), score=score, metrics=metrics))
         self._failures = 0
+        self._known_lut()
         self._save()
         self._write_results()
         self._finish_if_complete()
@@ -251,7 +252,13 @@ class SpaceEvoTuner(GuardedTuner):
             constraints_ms=self._constraints,
             spaces=tuple(self._told),
             made_with=self._made_with,
+            lut=self._known_lut(),
         ).save(self.job.search_path)
+
+    def _known_lut(self) -> str:
+        """Fingerprint of the LUT, once the first trial has built it."""
+        self._lut = self._lut or lut_fingerprint(self.job)
+        return self._lut
 
     def _finish_if_complete(self) -> None:
         over = len({*self._failed, *self.evolution.scores})
@@ -280,6 +287,7 @@ class SpaceEvoTuner(GuardedTuner):
             asked=tuple(map(str, self._asked)),
             failed=tuple(map(str, self._failed)),
             told=tuple(self._told),
+            lut=self._lut,
         )
         write_atomically(folder / STATE_FILE, to_json(state))
 
@@ -304,6 +312,12 @@ class SpaceEvoTuner(GuardedTuner):
             raise CheckpointError(
                 f"{path}: belongs to {state.search}, but the job and classArgs now say "
                 f"{self._search_key}; undo the change or create a new experiment"
+            )
+        self._lut = state.lut
+        if state.lut and lut_fingerprint(self.job) not in ("", state.lut):
+            raise CheckpointError(
+                f"{path}: its scores are by another LUT than {self.job.lut_path} is now; create a "
+                "new experiment"
             )
         space = self.job.hyperspace.space
         self.evolution.load_state_dict(state.evolution)

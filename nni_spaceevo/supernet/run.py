@@ -28,6 +28,9 @@ from .sandwich import StepPlan
 from .trainer import SupernetTrainer
 from .weights import save_supernet
 
+# Settings of evaluations, which change what is told of a training and not what it ends with.
+_JUDGING = ("recalibration_batches", "evaluate_every", "evaluated_subnets")
+
 
 class Accuracies(Record, frozen=True):
     """Shares of the held-out images whose label subnets name, each with statistics of its own.
@@ -141,8 +144,11 @@ class SupernetRun:
         self.trainer = SupernetTrainer(self.supernet, config, ranks)
         self.path = folder / f"{self.supernet.space}.training.pt"
         self.weights_path = folder / f"{self.supernet.space}.pt"
-        self._trained = training_of(data, config)
-        self.made_for = {**self.supernet.made_for, **self._trained}
+        self.made_for = {
+            **self.supernet.made_for,
+            "images": data.fingerprint,
+            **settings("supernet", config.deciding),
+        }
         self.epochs: list[SupernetEpoch] = []
         # Of the epoch under way: steps done, and the sums of their losses.
         self._steps, self._sums = 0, np.zeros(3)
@@ -210,7 +216,7 @@ class SupernetRun:
             set_precision(self.supernet, self.trainer.precision(self.config.epochs - 1))
             self.supernet.eval()
             if ranks.is_first:
-                save_supernet(self.weights_path, self.supernet, self._trained)
+                save_supernet(self.weights_path, self.supernet, training_of(self.data, self.config))
         return self.supernet
 
     def _train(self, epoch: int) -> None:
@@ -287,7 +293,8 @@ class SupernetRun:
 
 def training_of(data: LabelledImages, config: SupernetConfig) -> dict[str, str]:
     """What the weights of a trained supernet depend on, besides its space."""
-    return {"images": data.fingerprint, **settings("supernet", config.deciding)}
+    deciding = {key: value for key, value in config.deciding.items() if key not in _JUDGING}
+    return {"images": data.fingerprint, **settings("supernet", deciding)}
 
 
 def new_supernet(

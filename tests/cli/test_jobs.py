@@ -35,4 +35,6 @@ def test_train_wants_a_search_or_a_space(
     job = write_small_job(tmp_path)
     assert main(["train", "--job", str(job.path)]) == 1
     error = capsys.readouterr().err
-    assert "search first (`spaceevo search --job spaceevo.yaml`), or give a space code" in error
+    assert f"search first (`spaceevo search --job {job.path}`)" in error
+    assert "space 'best'" in error
+    assert "or give a space code" in error

@@ -19,7 +19,7 @@ from nni_spaceevo.cli import main
         (["predict", "--job", "{job}", "--space", "onnxw-120-201"], "expected 'synthetic'"),
         (["search", "--job", "{job}", "--evaluations", "0"], "evaluations must be at least 1"),
         (["search", "--job", "{job}", "--sample-size", "900"], "sample_size must be"),
-        (["report", "--job", "{job}"], "nothing searched yet"),
+        (["report", "--job", "{job}"], "search.json; search first"),
         (["predict", "--space", "nowhere-1-1"], "'nowhere'"),
         (["predict", "--space", "onnxw-000000-000000", "--predictor", "toaster"], "'toaster'"),
         (["predictor", "show", "{folder}"], "no such folder with a device.yaml"),

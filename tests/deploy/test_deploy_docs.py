@@ -1,4 +1,4 @@
-"""docs/deploy.md tells the truth: its code runs a file that was exported, and answers as it does."""
+"""docs/deploy.md tells the truth: its code runs an exported file, and answers as it does."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nni_spaceevo.distill.data.images import normalized
 from nni_spaceevo.jobs.distillation import images
 from nni_spaceevo.jobs.export import export_subnet
 from nni_spaceevo.jobs.supernets import train_supernet
+from nni_spaceevo.latency.machine import has_vnni
 
 TEXT = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
@@ -43,6 +44,8 @@ def test_its_code_answers_as_the_file_does(
     names: dict[str, Any] = {}
     capsys.readouterr()
     for code, logits in zip(BLOCKS, expected, strict=True):
+        if not has_vnni():
+            code = code.replace("# On x86 without VNNI: ", "")
         exec(code.replace('"RGB"', '"L"'), names)
         np.testing.assert_allclose(names["logits"], logits, rtol=1e-5, atol=1e-5)
     assert capsys.readouterr().out.strip() == str(expected[0].argmax())

@@ -80,7 +80,7 @@ def test_a_lut_that_another_predictor_has_priced_is_refused(tmp_path):
     predictor.save(tmp_path / "mine")
     job = write_small_job(tmp_path, stages=1, predictor="mine")
     lut = prepared_lut(job, say=lambda line: None)
-    calibration = structs.replace(predictor.calibration, scale=2 * predictor.calibration.scale)
+    calibration = structs.replace(predictor.calibration, node_us=2 * predictor.calibration.node_us)
     fields = (predictor.provenance, predictor.lowering, calibration, predictor.kernels)
     LatencyPredictor(*fields, predictor.report, tmp_path / "mine").save(tmp_path / "mine")
     with pytest.raises(LUTError, match=r"priced by predictor .* is another one now"):

@@ -3,7 +3,12 @@
 import pytest
 
 from nni_spaceevo.errors import ConfigError, FileAccessError
-from nni_spaceevo.jobs.results import SCHEMA, ScoredSpace, SearchResults
+from nni_spaceevo.jobs.local_search import search_locally
+from nni_spaceevo.jobs.results import SCHEMA, ScoredSpace, SearchResults, last_search
+from nni_spaceevo.search import EvolutionConfig
+from nni_spaceevo.testing import synthetic_lut
+
+from .small_job import write_small_job
 
 
 def results(*scores):
@@ -44,3 +49,14 @@ def test_another_schema_is_refused_by_file(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileAccessError, match=r"search\.json: cannot read"):
         SearchResults.load(tmp_path / "search.json")
+
+
+def test_a_search_in_a_lut_that_was_built_again_is_refused(tmp_path):
+    job = write_small_job(tmp_path, search={"constraints_ms": [1.5], "samples": 1000})
+    lut = synthetic_lut(job.hyperspace, job.hyperspace.space("synthetic-120-201"))
+    lut.save(job.lut_path)
+    found = search_locally(job, lut, EvolutionConfig(population_size=20, sample_size=6), 30)
+    assert last_search(job) == found
+    synthetic_lut(job.hyperspace, job.hyperspace.space("synthetic-000-000")).save(job.lut_path)
+    with pytest.raises(ConfigError, match=r"search\.json is of a search in another LUT"):
+        last_search(job)

@@ -21,6 +21,8 @@ from nni_spaceevo.jobs.subnets import (
     subnets_folder,
 )
 from nni_spaceevo.jobs.supernets import train_supernet
+from nni_spaceevo.search.priced import PricedSubnets
+from nni_spaceevo.search.subnets import latency_span
 
 from .small_job import SPACE, SUPERNET, write_small_job
 
@@ -152,3 +154,14 @@ def test_subnets_keep_within_the_searchs_milliseconds_unless_they_have_their_own
 ) -> None:
     config = write_small_job(tmp_path, search=search, subnets=subnets).config
     assert (config.subnet_constraints_ms, config.subnet_quantiles) == (constraints, quantiles)
+
+
+def test_a_t_of_the_search_that_no_subnet_meets_is_left_out(job: Job, tmp_path: Path) -> None:
+    space, device = job.hyperspace.space(SPACE), prepared_predictor(job)
+    low, high = latency_span(PricedSubnets(job.hyperspace, space, device), 0)
+    tight, loose = low / 2, (low + high) / 2
+    searched = write_small_job(tmp_path, search={"constraints_ms": [tight, loose]})
+    assert new_search(searched, space, device).constraints_ms == (loose,)
+    own = write_small_job(tmp_path, subnets={"constraints_ms": [tight, loose]})
+    with pytest.raises(ConstraintError, match="below the fastest subnet"):
+        new_search(own, space, device)

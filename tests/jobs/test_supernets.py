@@ -108,6 +108,11 @@ def test_other_settings_are_refused_by_name(trained: tuple[Job, TrainedSupernet]
     message = r"trained with other images or settings .*supernet\.batch_size 448, expected 449"
     with pytest.raises(CheckpointError, match=message):
         load_trained(Job(path), job.hyperspace.space(SPACE))
+    # How it is judged is nothing that it was trained with.
+    path.write_text(
+        job.path.read_text().replace("recalibration_batches: 1", "recalibration_batches: 2")
+    )
+    load_trained(Job(path), job.hyperspace.space(SPACE))
 
 
 def test_what_is_said_to_type_names_job_and_seed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from nni_spaceevo.plugin import seam, tuner
 from nni_spaceevo.plugin.seam import ExperimentError, Trial
 from nni_spaceevo.plugin.tuner import SpaceEvoTuner
 from nni_spaceevo.reports import job_report
+from nni_spaceevo.testing import synthetic_lut
 
 from .nni_experiments import write_job
 
@@ -460,6 +461,17 @@ def test_scores_by_other_settings_are_never_mixed(
     close(first)
     with pytest.raises(CheckpointError, match="undo the change or create a new experiment"):
         resumed(Job(job.path), monkeypatch, [code])
+
+
+def test_resuming_with_a_lut_that_was_built_again_is_refused(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(job)
+    run_to(first, 0, 3)
+    close(first)
+    synthetic_lut(job.hyperspace, job.hyperspace.space("synthetic-111-000")).save(job.lut_path)
+    with pytest.raises(CheckpointError, match="its scores are by another LUT than"):
+        resumed(job, monkeypatch, [])
 
 
 def test_resuming_before_the_first_space_starts_afresh(

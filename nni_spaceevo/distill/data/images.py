@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -140,8 +141,11 @@ class ImageData:
             return self.identity
         tensors = (self.train_images, self.train_labels, self.test_images, self.test_labels)
         contents = (t.numpy().tobytes() for t in tensors if t is not None)
-        # torchvision's transforms are modules, and show their settings.
-        augmented = (repr(self.augment),) if isinstance(self.augment, nn.Module) else ()
+        # torchvision's transforms are modules, and show their settings; functions within them show
+        # where they lie in this process's memory.
+        augmented: tuple[str, ...] = ()
+        if isinstance(self.augment, nn.Module):
+            augmented = (re.sub(r" at 0x[0-9a-f]+", "", repr(self.augment)),)
         return digest(str((self.mean, self.std)), *contents, *augmented)
 
     def train_batch(

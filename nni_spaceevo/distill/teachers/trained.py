@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, TrainingError
-from ...files import digest
+from ...files import digest, plain
 from ...hyperspace import Hyperspace
 from ...network.checkpoint import load_checkpoint, save_checkpoint, settings
 from ..config import TeacherConfig
@@ -147,14 +147,15 @@ def train_teacher(
         "hyperspace": hyperspace.fingerprint,
         "images": data.fingerprint,
         "seed": str(seed),
-        **settings("teacher", config.deciding),
+        **settings("teacher", plain(config)),
     }
     torch.manual_seed(seed)
     teacher = new_teacher(hyperspace, data, config)
     optimizer = torch.optim.AdamW(teacher.parameters(), config.learning_rate, weight_decay=0.01)
     done = 0
     if path.is_file():
-        state = load_checkpoint(path, made_for)
+        # Whether it is good enough is asked in the end, by what is asked now.
+        state = load_checkpoint(path, made_for, apart_from=("teacher.min_accuracy",))
         teacher.load_state_dict(state["teacher"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["epochs"]

@@ -79,8 +79,9 @@ class FileDevice(Device):
         return kernel_operators(kernel)
 
     def lowering(self) -> Lowering:
-        """What is in TFLite files; of ONNX files, what `operators` tells."""
-        if self.format != "tflite-int8":
+        """What is in TFLite files; what a class of its own, or `operators` of ONNX files, tells."""
+        own = type(self).operators is not FileDevice.operators
+        if own or self.format != "tflite-int8":
             return super().lowering()
         from ..tflite_graph import TFLITE_OPERATORS
 

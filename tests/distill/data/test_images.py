@@ -70,6 +70,16 @@ def test_drawing_leaves_torchs_generator_as_it_was():
     assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
 
 
+def _flips():
+    """Two functions of one name."""
+    for _ in range(2):
+
+        def flip(image):
+            return image.flip(-1)
+
+        yield flip
+
+
 def test_the_fingerprint_follows_the_images():
     torch.manual_seed(0)
     a, b = noise(), noise()
@@ -79,6 +89,9 @@ def test_the_fingerprint_follows_the_images():
     assert noise(identity="mine").fingerprint == "mine"
     augmented = [replace(a, augment=v2.RandomCrop(8, padding=pixels)) for pixels in (1, 2)]
     assert len({data.fingerprint for data in (a, *augmented)}) == 3
+    # A function is known by its name, not by its place in memory.
+    flips = [v2.Compose([v2.Lambda(flipped), v2.RandomCrop(8)]) for flipped in _flips()]
+    assert len({replace(a, augment=flip).fingerprint for flip in flips}) == 1
 
 
 def test_grey_images_become_colours_and_nothing_else_does():
