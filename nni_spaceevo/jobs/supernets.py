@@ -103,13 +103,13 @@ def load_trained(
             f"{path}: no such supernet; train it first (`{command(job, 'train', space, seed)}`)"
         )
     supernet = load_supernet(path, job.hyperspace, space)
-    config = replace(job.config.supernet, seed=job.seed(seed))
-    check_training(path, supernet, training_of(images(job), config))
     if quantized and not supernet.image.enabled:
         raise CheckpointError(
             f"{path}: a supernet without an LSQ+ phase has no INT8 subnets; train it with epochs "
             "in `int8`"
         )
+    config = replace(job.config.supernet, seed=job.seed(seed))
+    check_training(path, supernet, training_of(images(job), config))
     return supernet
 
 
