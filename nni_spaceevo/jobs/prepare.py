@@ -76,6 +76,11 @@ def stored_lut(job: Job) -> QuantizedLUT:
     return lut
 
 
+def lut_fingerprint(job: Job) -> str:
+    """Fingerprint of the LUT that a job has, latencies included; empty if it has none yet."""
+    return stored_lut(job).fingerprint if job.lut_path.is_file() else ""
+
+
 def check_device(job: Job, lut: QuantizedLUT) -> None:
     """Refuse a job's LUT if its predictor has been profiled again since it was priced.
 
@@ -172,11 +177,6 @@ def timed(job: Job, step: str) -> Iterator[None]:
         seconds = json.loads(path.read_text()) if path.is_file() else {}
         seconds[step] = round(seconds.get(step, 0) + monotonic() - start, 2)
         write_atomically(path, to_json(seconds))
-
-
-def lut_fingerprint(job: Job) -> str:
-    """Fingerprint of the LUT that a job has, latencies included; empty if it has none yet."""
-    return stored_lut(job).fingerprint if job.lut_path.is_file() else ""
 
 
 class Constraints(Record, frozen=True):

@@ -94,22 +94,24 @@ def load_trained(
         Its file is damaged, or of another space; it was trained on other images or by other
         settings; or it has no LSQ+ phase behind it.
     """
+    from ..supernet.model import Supernet
     from ..supernet.run import training_of
-    from ..supernet.weights import check_training, load_supernet
+    from ..supernet.weights import check_training, load_weights
 
     path = supernet_path(job, space, seed)
     if not path.is_file():
         raise ConfigError(
             f"{path}: no such supernet; train it first (`{command(job, 'train', space, seed)}`)"
         )
-    supernet = load_supernet(path, job.hyperspace, space)
+    supernet = Supernet(job.hyperspace, space)
+    trained = load_weights(path, supernet)
     if quantized and not supernet.image.enabled:
         raise CheckpointError(
             f"{path}: a supernet without an LSQ+ phase has no INT8 subnets; train it with epochs "
             "in `int8`"
         )
     config = replace(job.config.supernet, seed=job.seed(seed))
-    check_training(path, supernet, training_of(images(job), config))
+    check_training(path, trained, training_of(images(job), config))
     return supernet
 
 
@@ -148,15 +150,14 @@ def train_supernet(
     from .scalars import scalar_writer
 
     device = training_device(job.config.supernet.device, "supernet")
-    if is_first_process():
-        # A space that there is none of is told before all images are read.
-        chosen_space(job, space)
+    # Only the first process knows what NNI has for this trial. A space that there is none of is
+    # told before all images are read.
+    code = str(chosen_space(job, space)) if is_first_process() else ""
     # One process reads them, and the others wait for its lock: longer than they would for each
     # other once they have joined.
     check_images(job)
     with joined(device) as ranks:
-        # Only the first process knows what NNI has for this trial.
-        code = ranks.text_from_first(str(chosen_space(job, space)) if ranks.is_first else "")
+        code = ranks.text_from_first(code)
         number = ranks.from_first(job.seed(seed))
         config = replace(job.config.supernet, seed=number)
         folder = supernets_folder(job, number)

@@ -227,7 +227,8 @@ class SpaceEvoTuner(GuardedTuner):
         self.evolution.tell(code, score)
         self._told.append(ScoredSpace(space=str(code), score=score, metrics=metrics))
         self._failures = 0
-        self._known_lut()
+        # The first trial has built it, if it was not there before.
+        self._lut = self._lut or lut_fingerprint(self.job)
         self._save()
         self._write_results()
         self._finish_if_complete()
@@ -252,13 +253,8 @@ class SpaceEvoTuner(GuardedTuner):
             constraints_ms=self._constraints,
             spaces=tuple(self._told),
             made_with=self._made_with,
-            lut=self._known_lut(),
+            lut=self._lut,
         ).save(self.job.search_path)
-
-    def _known_lut(self) -> str:
-        """Fingerprint of the LUT, once the first trial has built it."""
-        self._lut = self._lut or lut_fingerprint(self.job)
-        return self._lut
 
     def _finish_if_complete(self) -> None:
         over = len({*self._failed, *self.evolution.scores})

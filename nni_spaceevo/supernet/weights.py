@@ -27,21 +27,25 @@ def save_supernet(path: Path, supernet: Supernet, trained: Mapping[str, str] | N
     save_checkpoint(path, supernet.made_for, content)
 
 
-def check_training(path: Path, supernet: Supernet, trained: Mapping[str, str]) -> None:
+def check_training(path: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> None:
     """Refuse the file of a supernet that was trained on other images, or otherwise.
 
-    One that does not say how, as NNI's one-shot strategy leaves it, is taken as it is.
+    Parameters
+    ----------
+    path : the file
+    found : what `load_weights` has found there; nothing if it does not say, as NNI's one-shot
+        strategy leaves it, and is then taken as it is
+    expected : what it ought to be trained on, and how
 
     Raises
     ------
     CheckpointError
         Names the file and what differs.
     """
-    found = load_checkpoint(path, supernet.made_for).get("trained", {})
-    if found and found != trained:
+    if found and found != expected:
         raise CheckpointError(
             f"{path}: trained with other images or settings than there are now "
-            f"({difference(found, trained)}); train it again, or undo the change"
+            f"({difference(found, expected)}); train it again, or undo the change"
         )
 
 
@@ -58,8 +62,13 @@ def load_supernet(path: Path, hyperspace: Hyperspace, space: SpaceCode | str) ->
     return supernet
 
 
-def load_weights(path: Path, supernet: Supernet) -> None:
-    """Read a file into a supernet of the same space; see `load_supernet`."""
+def load_weights(path: Path, supernet: Supernet) -> dict[str, str]:
+    """Read a file into a supernet of the same space; see `load_supernet`.
+
+    Returns
+    -------
+    on what and how it was trained, as far as the file says
+    """
     content = load_checkpoint(path, supernet.made_for)
     try:
         supernet.load_state_dict(content["supernet"])
@@ -68,6 +77,8 @@ def load_weights(path: Path, supernet: Supernet) -> None:
         raise CheckpointError(f"{path}: not the weights of a supernet ({error})") from error
     set_precision(supernet, precision)
     supernet.eval()
+    trained: dict[str, str] = content.get("trained", {})
+    return trained
 
 
 def _precision(name: str) -> Precision:
