@@ -1,11 +1,11 @@
 """What the subnets that the chain on FashionMNIST compared reach when each is trained alone.
 
 `fashion_chain.json` has accuracies of subnets with the weights of their supernets, which were
-trained for few epochs. Here the subnets of one latency constraint, of every space and seed, are
-trained alone, from scratch and with labels, on the same images (not augmented) for fewer epochs, in
-FP32. If spaces differ in the chain and not here, it is the supernets' training that tells them
-apart. Every training keeps its result in WORK; a run that was killed goes on with the next. Writes
-`chain_alone.json` and `.md` beside this script.
+trained for few epochs. Here the subnets of one latency constraint (the tightest if not told which),
+of every space and seed, are trained alone, from scratch and with labels, on the same images (not
+augmented) for fewer epochs, in FP32. If spaces differ in the chain and not here, it is the
+supernets' training that tells them apart. Every training keeps its result in WORK; a run that was
+killed goes on with the next. Writes `chain_alone.json` and `.md` beside this script.
 
     python benchmarks/chain_alone.py WORK [--dataset FOLDER] [--constraint-ms T]
 """
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("work", type=Path, help="folder for results")
     parser.add_argument("--dataset", type=Path, default=Path(FashionMNISTConfig().path))
-    parser.add_argument("--constraint-ms", type=float, default=0.06703)
+    parser.add_argument("--constraint-ms", type=float)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -139,11 +139,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     data = load_dataset(config)
     assert isinstance(data, ImageData)
-    rows = compared(json.loads(CHAIN.read_text()), options.constraint_ms)
+    chain = json.loads(CHAIN.read_text())
+    constraint_ms = options.constraint_ms or min(chain["comparison"]["constraints_ms"])
+    rows = compared(chain, constraint_ms)
     result = {
         **provenance("torch", "torchvision", "numpy"),
         "chain": CHAIN.name,
-        "constraint_ms": options.constraint_ms,
+        "constraint_ms": constraint_ms,
         "study": plain(STUDY),
         "rows": results(rows, data, STUDY, options.work),
     }
