@@ -31,6 +31,8 @@ _AS_IT_STANDS = {"graph_optimization_level": "ORT_DISABLE_ALL", "intra_op_num_th
 # them exactly, and a little slower. A CPU with VNNI is exact anyway, and would only be slowed down.
 EXACT_SUMS = "session.x64quantprecision"
 _PROTOCOL = f"batch 1, 1 thread, pinned to one core, inputs and outputs bound; {VISITS}"
+# Bytes of a cache line, at which ONNX Runtime's own tensors start.
+_LINE = 64
 _INTEGER_OPS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger")
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _MOVES = ("Transpose", "Flatten", "Reshape", "ReorderInput", "ReorderOutput")
@@ -56,7 +58,7 @@ class TimedSession(Repeated):
         rng = np.random.default_rng(0)
         for value in session.get_inputs():
             shape = [1 if i == 0 and isinstance(n, str) else n for i, n in enumerate(value.shape)]
-            binding.bind_cpu_input(value.name, _random(rng, value.type, shape))
+            binding.bind_cpu_input(value.name, _aligned(_random(rng, value.type, shape)))
         names = [value.name for value in session.get_outputs()]
         for output in names:
             binding.bind_output(output)
@@ -189,6 +191,19 @@ def _random(rng: np.random.Generator, kind: str, shape: list[int]) -> np.ndarray
     if kind == "tensor(uint8)":
         return rng.integers(0, 256, shape).astype(np.uint8)
     raise DeviceError(f"model input of type {kind}: expected tensor(float) or tensor(uint8)")
+
+
+def _aligned(values: np.ndarray) -> np.ndarray:
+    """The same values where ONNX Runtime would put them itself: at the start of a cache line.
+
+    numpy's arrays start anywhere. Vectors that are read across lines cost depthwise convolutions in
+    float a fifth more or not, as the array happens to lie; within a network they never do.
+    """
+    room = np.empty(values.nbytes + _LINE, np.uint8)
+    start = -room.ctypes.data % _LINE
+    result = room[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    result[...] = values
+    return result
 
 
 def _label(node: onnx.NodeProto) -> str:
