@@ -8,9 +8,9 @@ be cut and run as it stands, so a kernel is given surroundings in which it runs 
   then. The other way round, as in `kernel_graph.kernel_model`, OpenVINO computes them in float.
   The transposes at both ends become views that cost nothing.
 * swish and hswish work element by element and read NHWC as it is; there a transpose would run.
-* Sums, pools, squeeze-and-excite and hard sigmoid stand between narrow 1x1 convolutions, for only
-  those make them channels last, and fused, as they are in a network. What the convolutions take
-  alone is subtracted.
+* Pools, squeeze-and-excite, hard sigmoid, and convolutions that a sum is computed within stand
+  between narrow 1x1 convolutions, for only those make them channels last, and fused, as they are in
+  a network. What the convolutions take alone is subtracted.
 * Every copy has an input of its own, for equal nodes on one input are merged.
 
 Inputs have a zero point, as after hswish or a convolution without activation. After relu there is
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from ...errors import DeviceError
 from ...hyperspace import BlockConfig, ConvStep, LinearStep
 from ..graph import SIGNED, GraphWriter, named_source, subnet_model
 from ..kernel_graph import context_model, kernel_nodes
-from ..lowering import FLOAT, RuntimeKernel
+from ..lowering import FLOAT, SUM, RuntimeKernel
 from ..machine import Machine, describe_machine
 from .device import VISITS, Device, Repeated, Timed
 
@@ -51,7 +52,8 @@ _PROTOCOL = f"batch 1, 1 thread, pinned to one core, tensors set beforehand; {VI
 _POINTWISE = ("swish", "hswish")
 # Kernels that need convolutions around them, and the unit that these are alone; their narrow side
 # has few channels, but a whole vector.
-_AROUND = {"add": "around_sum", "se": "around", "hsigmoid": "around", "pool": "before"}
+_AROUND = {"se": "around", "hsigmoid": "around", "pool": "before"}
+_AROUND_SUM = "around_sum"
 _NARROW_WIDTH = 16
 _NOT_RUN = ("Const", "Input", "Output")
 _MOVES = ("Reorder", "Transpose", "Reshape")
@@ -115,6 +117,8 @@ class OpenVinoDevice(Device):
 
     def contained(self, kernel: RuntimeKernel) -> RuntimeKernel | None:
         """The narrow convolutions around kernels that only run as in a network between some."""
+        if kernel.activation == SUM:
+            return replace(kernel, type=_AROUND_SUM, kernel_size=1, activation="none")
         kind = _AROUND.get(kernel.type)
         return None if kind is None else RuntimeKernel(kind, kernel.hw, kernel.cin, kernel.cin)
 
@@ -173,7 +177,13 @@ def alone(kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
     outputs: dict[str, list[int]] = {}
     for i in range(copies):
         name, width, out = f"x{i}", kernel.cin, kernel.cout
-        if kernel.type in _POINTWISE:
+        if kernel.type == _AROUND_SUM or kernel.activation == SUM:
+            width = out = _NARROW_WIDTH
+            results = _between_summands(w, _entry(w, name), kernel)
+            if len(results) > 1:
+                outputs[results[1]] = [1, kernel.hw, kernel.hw, kernel.cin]
+            result = results[0]
+        elif kernel.type in _POINTWISE:
             result = _without_last(w, kernel_nodes(w, [w.dequantized(name, SIGNED)], kernel))
         elif kernel.type in (*_AROUND, *_AROUND.values()):
             width = _NARROW_WIDTH
@@ -193,14 +203,30 @@ def alone(kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
 def _between_convolutions(w: GraphWriter, value: str, kernel: RuntimeKernel) -> str:
     """Convolutions that widen and narrow again, with a kernel between them or without."""
     kind = _AROUND.get(kernel.type, kernel.type)
-    widen = ConvStep("widen", _NARROW_WIDTH, kernel.cin)
-    narrow = ConvStep("narrow", kernel.cin, _NARROW_WIDTH)
-    value = shortcut = w.convolution(value, widen)
-    if kind == "around_sum":
-        value = w.convolution(w.convolution(value, narrow), widen)
+    value = w.convolution(value, ConvStep("widen", _NARROW_WIDTH, kernel.cin))
     if kernel.type in _AROUND:
-        value = kernel_nodes(w, [value, shortcut], kernel)
-    return value if kind == "before" else w.convolution(value, narrow)
+        value = kernel_nodes(w, [value], kernel)
+    if kind == "before":
+        return value
+    return w.convolution(value, ConvStep("narrow", kernel.cin, _NARROW_WIDTH))
+
+
+def _between_summands(w: GraphWriter, value: str, kernel: RuntimeKernel) -> list[str]:
+    """Convolutions for what a kernel reads and for the other summand, with it or without.
+
+    Returns
+    -------
+    what the convolution after it writes; without the kernel also what it would read
+    """
+    value_read = w.convolution(value, ConvStep("widen", _NARROW_WIDTH, kernel.cin))
+    unread = [] if kernel.activation == SUM else [_last_channels_last(w, value_read)]
+    # The sum is written over this summand, which nothing else reads.
+    shortcut = ConvStep("shortcut", _NARROW_WIDTH, kernel.cout, stride=kernel.stride)
+    result = w.convolution(value, shortcut)
+    if not unread:
+        result = kernel_nodes(w, [result, value_read], kernel)
+    result = w.convolution(result, ConvStep("narrow", kernel.cout, _NARROW_WIDTH))
+    return [_last_channels_last(w, result), *unread]
 
 
 def _entry(w: GraphWriter, name: str) -> str:

@@ -13,9 +13,10 @@ from nni_spaceevo.hyperspace import BlockConfig, chain_kernels, load_hyperspace
 from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.graph import subnet_model
 from nni_spaceevo.latency.kernel_graph import idle_model
-from nni_spaceevo.latency.lowering import ACTIVATED, Lowering, RuntimeKernel
+from nni_spaceevo.latency.lowering import ACTIVATED, SUM, Lowering, RuntimeKernel
 
-from .test_onnx_runtime import KERNELS, chain
+from .test_onnx_runtime import KERNELS as WITH_ADD
+from .test_onnx_runtime import chain
 
 pytest.importorskip("openvino", reason="an optional runtime: pip install 'nni_spaceevo[openvino]'")
 
@@ -29,6 +30,12 @@ from nni_spaceevo.latency.devices.openvino import (
 DEVICE = OpenVinoDevice()
 ONNXW = load_hyperspace("onnxw")
 BLOCKS = [BlockConfig("conv", 3, 16, 3, 2, activation="relu"), BlockConfig("conv", 16, 16, 3)]
+# Sums are written by the convolution before.
+SUMMING = [
+    RuntimeKernel("conv1x1", 14, 24, 16, activation=SUM),
+    RuntimeKernel("conv", 14, 16, 24, 3, 2, activation=SUM),
+]
+KERNELS = [kernel for kernel in WITH_ADD if kernel.type != "add"] + SUMMING
 # In a chain without branches OpenVINO moves strides to the convolution before; in networks the
 # input of a block has two readers, so strides stay where they are.
 UNSTRIDED = [replace(kernel, stride=1) for kernel in KERNELS]
@@ -68,6 +75,7 @@ def test_convolutions_are_int8_and_sums_are_written_by_them(lowering):
     for kind in ("conv1x1", "conv", "dwconv"):
         assert lowering.operators[kind] == ("Convolution:int8",)
     assert lowering.operators["add"] == ()
+    assert lowering.sums_within == ("conv1x1", "conv")
 
 
 def test_swish_is_computed_in_float_by_generated_code(lowering):
@@ -87,26 +95,30 @@ def test_networks_consist_of_kernels(lowering, option):
 # ---- kernels alone -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", UNSTRIDED, ids=lambda k: k.type)
+@pytest.mark.parametrize("kernel", UNSTRIDED, ids=lambda k: k.unit)
 @pytest.mark.parametrize("copies", [1, 3])
 def test_alone_it_has_the_operators_that_it_has_in_a_network(kernel, copies):
     found = computing(executed(compiled(alone(kernel, copies))))
     around = DEVICE.contained(kernel)
     if around is not None:
         found.subtract(computing(executed(compiled(alone(around, copies)))))
-    expected = computing(DEVICE.operators(kernel))
+    # What sums is the same operator as what does not.
+    summing = kernel.activation == SUM
+    expected = computing(
+        DEVICE.operators(replace(kernel, activation="none") if summing else kernel)
+    )
     assert +found == Counter({name: copies * count for name, count in expected.items()})
     assert not -found
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.type)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.unit)
 def test_no_data_is_moved_that_is_not_moved_in_a_network(kernel):
     """Views are listed as Reorder; a Transpose would really run."""
     kinds = Counter(name.partition(":")[0] for name in executed(compiled(alone(kernel, 2))))
     assert kinds["Transpose"] == 0
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.type)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.unit)
 def test_kernels_and_what_is_around_them_run(kernel):
     assert DEVICE.kernel(kernel, 2).least_us(1, 2) > 0
     around = DEVICE.contained(kernel)
