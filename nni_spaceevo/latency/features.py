@@ -16,6 +16,8 @@ from .lowering import ACTIVATIONS, SUM, RuntimeKernel
 
 FloatArray = NDArray[np.float64]
 
+# Bytes of a way of the first cache, and ways of its eight that are left for a window's pixels.
+_WAY, _WAYS = 4096, 6
 _MODULI = (4, 8, 16, 32, 64)
 _ACTIVATION_CODES = {name: code for code, name in enumerate(("none", *ACTIVATIONS, SUM))}
 FEATURE_NAMES: tuple[str, ...] = (
@@ -87,10 +89,19 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         }
     if kind == "dwconv":
         tail = c.cout % 16 != 0
+        # Pixels that are a power of two of bytes apart share few sets of the first cache, 4 kB a
+        # way; a window's pixels then push each other out before the next channels are read.
+        sets = _WAY // np.gcd(_WAY, c.cin)
+        crowded = c.kernel_size**2 > _WAYS * sets
         return {
             "padded_macs": c.pixels * _up(c.cout, 16) * c.window,
             "macs_with_tail": np.where(tail, c.pixels * c.cout * c.window, 0),
             "indirection": c.pixels * c.window,
+            # What begins anew with every row: addresses, borders, what is left of a vector.
+            "rows": c.hw_out * c.cout,
+            "row_taps": c.hw_out * c.cout * c.kernel_size,
+            "crowded_macs": np.where(crowded, c.pixels * c.cout * c.window, 0),
+            "channels": c.cout,
             "input": c.input,
             "output": c.output,
             "pixels": c.pixels,

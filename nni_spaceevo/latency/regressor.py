@@ -253,7 +253,6 @@ class Regressor:
         expected = {
             "schema": np.array(SCHEMA),
             "kind": np.array(kind),
-            "base_names": np.array(view.base_names),
             "feature_names": np.array(view.feature_names),
         }
         for name, value in expected.items():
@@ -261,9 +260,19 @@ class Regressor:
                 raise ValueError(
                     f"{name} is {arrays[name].tolist()!r}, expected {value.tolist()!r}"
                 )
-        weights = np.asarray(arrays["weights"], np.float64)
-        if weights.shape != (len(view.base_names),) or not np.isfinite(weights).all():
-            raise ValueError("the base weights are not finite numbers, one per base term")
+        given = np.asarray(arrays["weights"], np.float64)
+        weights = _weights(arrays["base_names"].tolist(), given, view.base_names)
         trees = Trees(**{f.name: arrays[f"trees_{f.name}"] for f in fields(Trees)})
         trees.check(len(view.feature_names))
         return cls(kind, weights, trees)
+
+
+def _weights(names: list[str], values: FloatArray, known: Sequence[str]) -> FloatArray:
+    """Weights of all base terms that are known; a term newer than the file has none."""
+    strange = sorted(set(names) - set(known))
+    if strange:
+        raise ValueError(f"base_names has {strange}, expected some of {list(known)}")
+    if values.shape != (len(names),) or not np.isfinite(values).all():
+        raise ValueError("the base weights are not finite numbers, one per base term")
+    given = dict(zip(names, values.tolist(), strict=True))
+    return np.array([given.get(name, 0.0) for name in known])

@@ -90,7 +90,9 @@ def test_flipped_bytes_never_predict_silently(regressor, rng):
         ("schema", np.array(9), "schema is 9, expected 1"),
         ("kind", np.array("pool"), "kind is 'pool', expected 'conv'"),
         ("feature_names", np.array(["hw"]), "feature_names"),
+        ("base_names", np.array(["macs"] * len(base_names("conv"))), r"base_names has \['macs'\]"),
         ("weights", None, "'weights' is missing"),
+        ("weights", np.ones(1), "weights are not finite numbers, one per base term"),
         ("weights", np.full(len(base_names("conv")), np.nan), "weights are not finite"),
         ("trees_baseline", np.array(np.inf), "baseline is not finite"),
     ],
@@ -99,6 +101,19 @@ def test_wrong_content_is_named(regressor, name, value, message):
     data = repacked(regressor.to_bytes(), **{name: value})
     with pytest.raises(PredictorError, match=message):
         Regressor.from_bytes(data, "conv", "here")
+
+
+def test_a_file_older_than_a_base_term_predicts_as_it_did(regressor):
+    """Terms are added to the base as more is learned; predictors of before stay valid."""
+    names = list(base_names("conv"))
+    newest = names.index("im2col")
+    weights = np.delete(regressor.weights, newest)
+    older = repacked(
+        regressor.to_bytes(), base_names=np.delete(np.array(names), newest), weights=weights
+    )
+    read = Regressor.from_bytes(older, "conv", "here")
+    without = replace(regressor, weights=np.insert(weights, newest, 0.0))
+    assert np.array_equal(read.predict_us(KERNELS), without.predict_us(KERNELS))
 
 
 def test_damaged_trees_are_refused(regressor):
