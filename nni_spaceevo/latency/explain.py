@@ -23,7 +23,6 @@ from ..hyperspace import (
     PlacedBlock,
     Recipe,
     Step,
-    mparams,
     recipe_of,
 )
 from .lowering import BLOCK, FLOAT, Lowering, RuntimeKernel
@@ -184,20 +183,20 @@ def _rows(
             yield KernelRow(number, name, kernel, operators, in_float, next(prices) / 1e3)
 
 
-# A runtime kernel and the millions of weights that it reads.
-_Weighted = tuple[RuntimeKernel, float]
+# A runtime kernel and the kernels whose weights it reads.
+_Weighted = tuple[RuntimeKernel, Sequence[Kernel]]
 
 
 def _weighted_parts(lowering: Lowering, block: PlacedBlock) -> list[_Weighted]:
     if lowering.whole_blocks:
-        return [(part, mparams(block.kernels)) for part in lowering.lower_block(block)]
+        return [(part, block.kernels) for part in lowering.lower_block(block)]
     lowered = zip(block.kernels, lowering.lower_each(block.kernels), strict=True)
     return [part for kernel, parts in lowered for part in _weighted(kernel, parts)]
 
 
 def _weighted(kernel: Kernel, parts: Sequence[RuntimeKernel]) -> list[_Weighted]:
     # An activation that runs on its own reads no weights; they belong to the kernel before it.
-    return [(part, 0.0 if i else mparams([kernel])) for i, part in enumerate(parts)]
+    return [(part, () if i else (kernel,)) for i, part in enumerate(parts)]
 
 
 def _in_network_us(predictor: LatencyPredictor, parts: Sequence[_Weighted]) -> list[float]:
@@ -209,8 +208,8 @@ def _in_network_us(predictor: LatencyPredictor, parts: Sequence[_Weighted]) -> l
     return [
         c.scale_of(kernel.type) * us
         + c.node_us * predictor.lowering.nodes(kernel)
-        + c.weight_us_per_mb * weights
-        for us, (kernel, weights) in zip(alone, parts, strict=True)
+        + c.weight_us_per_mb * sum(map(c.fetched_mb, read))
+        for us, (kernel, read) in zip(alone, parts, strict=True)
     ]
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import PredictorError
+from ..hyperspace import PlacedBlock
 from .features import Columns, FloatArray, base_terms, residual_features
 from .lowering import RuntimeKernel
-from .predictor import Calibration
+from .predictor import Calibration, LatencyPredictor
 from .regressor import Regressor, Trees
 
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
@@ -26,6 +28,11 @@ _MOST_PIECES, _NETWORKS_A_PIECE = 5, 8
 # What a kernel type's own scale must explain, as a sum of squared relative errors, for a difference
 # of 1 from the scale that all share: the square of this.
 _ALIKE = 0.1
+# Megabytes of weights that caches may keep from run to run of a kernel (in float, four times as
+# many bytes); networks say which it is.
+_KEPT_MB = (None, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# No calibration yet: the sum of the kernels as they are.
+_AS_THEY_ARE = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 # Kernels in a network are not twice as fast as alone.
 _LEAST_SCALE = 0.5
 
@@ -144,6 +151,31 @@ def extract_trees(model: HistGradientBoostingRegressor) -> Trees:
         baseline=np.asarray(model._baseline_prediction, np.float64).reshape(()),
         depth=np.array(max(int(t["depth"].max()) for t in tables), np.int64),
     )
+
+
+def calibrate(
+    predictor: Callable[[Calibration], LatencyPredictor],
+    chains: Sequence[Sequence[PlacedBlock]],
+    measured_us: FloatArray,
+) -> LatencyPredictor:
+    """The predictor whose calibration fits whole networks best.
+
+    Parameters
+    ----------
+    predictor : makes one of a calibration
+    chains : the blocks of n networks
+    measured_us : their latencies in microseconds, shape (n,)
+    """
+    candidates = []
+    for kept_mb in _KEPT_MB:
+        raw = predictor(replace(_AS_THEY_ARE, kept_mb=kept_mb))
+        by = fit_calibration(raw.kinds, raw.chain_sums(chains), measured_us)
+        candidates.append(predictor(replace(by, kept_mb=kept_mb)))
+
+    def error(candidate: LatencyPredictor) -> float:
+        return float(np.square(1e3 * candidate.network_ms(chains) / measured_us - 1).sum())
+
+    return min(candidates, key=error)
 
 
 def fit_calibration(kinds: Sequence[str], sums: FloatArray, measured_us: FloatArray) -> Calibration:

@@ -280,7 +280,7 @@ def _prices_ms(predictor: LatencyPredictor, kernels: Sequence[Kernel]) -> list[f
     prices = []
     for kernel, parts in zip(kernels, lowered, strict=True):
         nodes = sum(predictor.lowering.nodes(part) for part in parts)
-        weights_us = c.weight_us_per_mb * kernel.params / 1e6
+        weights_us = c.weight_us_per_mb * c.fetched_mb(kernel)
         in_network_us = sum(c.scale_of(p.type) * us[p] for p in parts)
         prices.append((in_network_us + c.node_us * nodes + weights_us) / 1e3)
     return prices

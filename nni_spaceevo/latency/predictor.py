@@ -60,8 +60,10 @@ class Calibration(Record, frozen=True):
     scale : kernels inside a network find colder caches than alone
     scales : the same by kernel type; a type that it does not name has `scale`
     node_us : microseconds that each operator costs on top
-    weight_us_per_mb : microseconds to fetch a megabyte of weights anew; a kernel timed alone
-        keeps them in its caches, a network that outgrows the caches does not
+    weight_us_per_mb : microseconds to fetch a megabyte of weights anew (in float, four); a kernel
+        timed alone keeps them in its caches, a network that outgrows the caches does not
+    kept_mb : of weights, up to which a kernel timed alone keeps them; of twice as many it keeps
+        none, and is timed with fetching them already. None where all are kept
     constant_us : microseconds of a run: the call, quantizing the input, the output's way back
     sums_us, shares : microseconds, ascending, and the share of the sum that a network costs there;
         beyond the ends it is that of the end
@@ -74,6 +76,7 @@ class Calibration(Record, frozen=True):
     scales: dict[str, float] = msgspec.field(default_factory=dict)
     sums_us: tuple[float, ...] = (1.0,)
     shares: tuple[float, ...] = (1.0,)
+    kept_mb: float | None = None
 
     def __post_init__(self) -> None:
         scales = (self.scale, *self.scales.values())
@@ -81,6 +84,10 @@ class Calibration(Record, frozen=True):
         if not (np.isfinite(values).all() and min(values) >= 0 and min(scales) > 0):
             raise PredictorError(
                 f"calibration {values}: expected finite numbers, none negative, a positive scale"
+            )
+        if self.kept_mb is not None and not (np.isfinite(self.kept_mb) and self.kept_mb > 0):
+            raise PredictorError(
+                f"calibration: kept_mb is {self.kept_mb}; expected a positive number or none"
             )
         sums, shares = np.array(self.sums_us), np.array(self.shares)
         possible = len(sums) == len(shares) > 0 and (np.diff(sums, prepend=0) > 0).all()
@@ -95,6 +102,17 @@ class Calibration(Record, frozen=True):
     def scale_of(self, kind: str) -> float:
         """What kernels of a type cost inside a network, as a multiple of what they cost alone."""
         return self.scales.get(kind, self.scale)
+
+    def fetched_mb(self, kernel: Kernel) -> float:
+        """Megabytes of INT8 weights that a network fetches for a kernel, which alone has them."""
+        weights = kernel.params / 1e6
+        if self.kept_mb is None:
+            return weights
+        # Squeeze-and-excite reads a weight once and does next to nothing with it: it waits for
+        # the memory as much alone.
+        if kernel.op == "se":
+            return 0.0
+        return max(min(weights, 2 * self.kept_mb - weights), 0.0)
 
 
 class KernelFile(Record, frozen=True):
@@ -302,7 +320,7 @@ class LatencyPredictor:
         """What `Calibration` multiplies, shape (n, len(self.kinds) + 2).
 
         The columns are the microseconds of each type of kernels, the number of operators, and
-        megabytes of INT8 weights. Raises as `chain_ms`.
+        megabytes of INT8 weights to fetch. Raises as `chain_ms`.
         """
         blocks = list(itertools.chain.from_iterable(chains))
         # Hashing a block is what this costs: once where it is known, twice where it is new.
@@ -333,8 +351,9 @@ class LatencyPredictor:
         together = self.lowering.whole_blocks or bool(self.lowering.sums_within)
 
         @cache
-        def lower(kernel: Kernel) -> tuple[list[int], int]:
-            return [] if together else places(self.lowering.lower(kernel)), kernel.params
+        def lower(kernel: Kernel) -> tuple[list[int], float]:
+            lowered = [] if together else places(self.lowering.lower(kernel))
+            return lowered, self.calibration.fetched_mb(kernel)
 
         found = [[lower(kernel) for kernel in block.kernels] for block in blocks]
         if together:
@@ -347,7 +366,7 @@ class LatencyPredictor:
         us, types = self.kernels_us(list(parts)), np.array([part.type for part in parts])
         values = (*(np.where(types == kind, us, 0.0) for kind in self.kinds), nodes)
         sums = [np.bincount(owner, each[flat], len(blocks)) for each in values]
-        megabytes = [sum(params for _, params in kernels) / 1e6 for kernels in found]
+        megabytes = [sum(fetched for _, fetched in kernels) for kernels in found]
         self._places |= new
         self._table = np.concatenate([self._table, np.stack([*sums, megabytes], axis=1)])
 

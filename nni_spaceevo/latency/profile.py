@@ -27,7 +27,7 @@ from ..files import (
 from ..hyperspace import Hyperspace
 from .devices.device import Device
 from .features import FloatArray
-from .fit import cross_validated_us, fit_calibration, fit_regressor
+from .fit import calibrate, cross_validated_us, fit_regressor
 from .journal import Journal
 from .kernel_graph import copies_of
 from .lowering import Lowering, RuntimeKernel
@@ -63,15 +63,13 @@ from .sampling import (
 )
 
 # Part of the journal's name: measurements taken in another way are not mixed with these.
-_METHOD = 2
+_METHOD = 3
 # Share of the calibration's networks that are the hyperspace's smallest, if it has as many.
 _SMALLEST = 0.1
 # Microseconds of a kernel that takes no longer than what is subtracted from it.
 _LEAST_US = 0.01
 # Kernels of a type that a regressor is fitted to at least.
 _FEWEST = 8
-# No calibration yet: the sum of the kernels as they are.
-_RAW = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
 
 class ProfileOptions(Record, frozen=True):
@@ -307,9 +305,8 @@ class _ProfileRun:
             where = self._provenance(failures)
             return LatencyPredictor(where, lowering, by, fitted, report, self.output)
 
-        sums = predictor(_RAW, {}).chain_sums([n.placed for n in calibration])
-        by = fit_calibration(sorted(fitted), sums, noise.network_us(calibration))
-        calibrated = predictor(by, {})
+        chains, network_us = [n.placed for n in calibration], noise.network_us(calibration)
+        calibrated = calibrate(lambda by: predictor(by, {}), chains, network_us)
         reports, pairs = {}, {}
         for name, networks in (("networks", validation), ("calibration_networks", calibration)):
             predicted = calibrated.network_ms([n.placed for n in networks])
@@ -327,7 +324,7 @@ class _ProfileRun:
             "predicted_and_measured_ms": pairs,
             "measured_us": dict(zip((k.key for k in kernels), us.round(3).tolist(), strict=True)),
         }
-        return predictor(by, report)
+        return predictor(calibrated.calibration, report)
 
     def _provenance(self, failures: tuple[str, ...]) -> Provenance:
         return Provenance(

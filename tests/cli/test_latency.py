@@ -96,16 +96,19 @@ def test_what_the_job_file_says_is_not_said_again(job, capsys):
 
 
 def test_another_cpu_of_the_same_kind_is_told_and_one_of_no_kind_refused(monkeypatch, capsys):
-    cpu = {"flags": "avx2 avx512_vnni"}
+    cpu = {"flags": "", "kind": "x86_64"}
     cpuinfo = "model name\t: Some CPU\nflags\t: {flags}\n"
     monkeypatch.setattr(machine, "_read", lambda path: cpuinfo.format(**cpu))
-    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(machine.platform, "machine", lambda: cpu["kind"])
     arguments = ["predict", "--space", ONNXW]
-    assert main(arguments) == 0
-    assert "x86_vnni_ort_int8 was measured on AMD EPYC; this is Some CPU" in capsys.readouterr().err
-    cpu["flags"] = "avx2"
+    for flags, name in {"avx2 avx512_vnni": "x86_vnni_ort_int8", "avx2": "x86_ort_int8"}.items():
+        cpu["flags"] = flags
+        assert main(arguments) == 0
+        told = capsys.readouterr().err
+        assert f"{name} was measured on AMD EPYC; this is Some CPU" in told
+    cpu["kind"] = "aarch64"
     assert main(arguments) == 1
-    assert "the package has no x86_ort_int8, for CPUs like this Some" in capsys.readouterr().err
+    assert "the package has no aarch64_ort_int8, for CPUs like this" in capsys.readouterr().err
 
 
 def test_a_predictor_is_validated_on_the_machine_at_hand(monkeypatch, capsys):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from nni_spaceevo.hyperspace import BlockConfig, Hyperspace, PlacedBlock, mparams, place
 from nni_spaceevo.latency import LatencyPredictor, Lowering
@@ -27,10 +28,14 @@ def us_of(kernels: Sequence[RuntimeKernel], millions_of_weights: float) -> float
     return alone + c.node_us * len(kernels) + c.weight_us_per_mb * millions_of_weights
 
 
+@pytest.mark.parametrize("kept_mb", [None, 1e-3])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_rows_and_the_constant_are_the_whole_network(
-    invented: LatencyPredictor, digits: Hyperspace, seed: int
+    invented: LatencyPredictor, digits: Hyperspace, seed: int, kept_mb: float | None
 ) -> None:
+    by = structs.replace(invented.calibration, kept_mb=kept_mb)
+    where = (invented.provenance, invented.lowering, by)
+    invented = LatencyPredictor(*where, invented.kernels, invented.report, invented.folder)
     blocks = random_network(digits, np.random.default_rng(seed)).placed
     found = explain(invented, blocks)
     expected = invented.network_ms([blocks])[0]

@@ -6,14 +6,20 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from nni_spaceevo.errors import PredictorError
+from nni_spaceevo.hyperspace import load_hyperspace
+from nni_spaceevo.latency import Calibration
 from nni_spaceevo.latency.features import Columns, base_terms
 from nni_spaceevo.latency.fit import (
+    calibrate,
     cross_validated_us,
     extract_trees,
     fit_calibration,
     fit_regressor,
 )
 from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.sampling import random_networks
+
+from .formula import FormulaPredictor, formula_predictor
 
 KERNELS = [
     RuntimeKernel("conv1x1", hw, cin, cout)
@@ -104,6 +110,23 @@ def test_calibration_finds_its_numbers(rng, constant):
     assert found.sums_us[:: len(found.sums_us) - 1] == pytest.approx(ends + max(constant, 0))
     assert found.shares[0] == pytest.approx(1 + min(constant, 0) / ends[0], abs=3e-3)
     assert found.shares[-1] == pytest.approx(1 + min(constant, 0) / ends[1], abs=3e-3)
+
+
+@pytest.mark.parametrize("kept_mb", [None, 2.0])
+def test_networks_tell_how_many_weights_a_kernel_alone_keeps(rng, kept_mb):
+    like = formula_predictor()
+
+    def predictor(by):
+        given = (like.provenance, like.lowering, by, like.kernels, like.report, like.folder)
+        return FormulaPredictor(*given)
+
+    costs = {"scale": 1.1, "node_us": 0.5, "weight_us_per_mb": 900.0, "constant_us": 20.0}
+    truth = predictor(Calibration(**costs, kept_mb=kept_mb))
+    chains = [n.placed for n in random_networks(load_hyperspace("onnxw"), rng, 40)]
+    found = calibrate(predictor, chains, 1e3 * truth.network_ms(chains))
+    assert found.calibration.kept_mb == kept_mb
+    assert found.calibration.weight_us_per_mb == pytest.approx(900, rel=0.02)
+    assert found.network_ms(chains) == pytest.approx(truth.network_ms(chains), rel=1e-3)
 
 
 def test_shares_follow_the_size_of_networks(rng):

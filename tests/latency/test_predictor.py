@@ -255,10 +255,28 @@ def test_a_wrong_device_file_is_explained(folder, old, new, message):
     assert "device.yaml" in str(raised.value)
 
 
+def test_weights_that_a_kernel_alone_does_not_keep_are_not_paid_twice():
+    calibration = Calibration(1.0, 0.0, 1.0, 0.0, kept_mb=2.0)
+    widths = {1: 1.0, 2: 2.0, 3: 1.0, 4: 0.0, 9: 0.0}
+    for millions, fetched in widths.items():
+        block = PlacedBlock(BlockConfig("conv", 1000, 1000 * millions), 7)
+        assert mparams(block.kernels) == pytest.approx(millions, rel=0.01)
+        found = sum(map(calibration.fetched_mb, block.kernels))
+        assert found == pytest.approx(fetched, abs=0.01 * millions)
+    squeezing = PlacedBlock(BlockConfig("mbv3_res", 160, 160, 3, expand=6), 7).kernels
+    se = next(kernel for kernel in squeezing if kernel.op == "se")
+    assert calibration.fetched_mb(se) == 0
+    as_before = msgspec.structs.replace(calibration, kept_mb=None)
+    assert as_before.fetched_mb(se) == mparams([se]) > 0
+
+
 def test_calibration_must_be_possible():
     with pytest.raises(PredictorError, match="positive scale"):
         Calibration(scale=0, node_us=1, weight_us_per_mb=0, constant_us=1)
     costs = {"scale": 1.0, "node_us": 1.0, "weight_us_per_mb": 0.0, "constant_us": 1.0}
+    for kept_mb in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(PredictorError, match=r"kept_mb is .*; expected a positive number"):
+            Calibration(**costs, kept_mb=kept_mb)
     for sums, shares in (
         ((1.0, 2.0), (1.0,)),
         ((), ()),
