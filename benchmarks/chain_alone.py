@@ -140,7 +140,9 @@ def main(arguments: list[str] | None = None) -> None:
     data = load_dataset(config)
     assert isinstance(data, ImageData)
     chain = json.loads(CHAIN.read_text())
-    constraint_ms = options.constraint_ms or min(chain["comparison"]["constraints_ms"])
+    constraint_ms = options.constraint_ms
+    if constraint_ms is None:
+        constraint_ms = min(chain["comparison"]["constraints_ms"])
     rows = compared(chain, constraint_ms)
     result = {
         **provenance("torch", "torchvision", "numpy"),

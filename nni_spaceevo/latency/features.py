@@ -92,15 +92,16 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         # Pixels that are a power of two of bytes apart share few sets of the first cache, 4 kB a
         # way; a window's pixels then push each other out before the next channels are read.
         sets = _WAY // np.gcd(_WAY, c.cin)
-        crowded = c.kernel_size**2 > _WAYS * sets
+        crowded = c.window > _WAYS * sets
+        macs = c.pixels * c.cout * c.window
         return {
             "padded_macs": c.pixels * _up(c.cout, 16) * c.window,
-            "macs_with_tail": np.where(tail, c.pixels * c.cout * c.window, 0),
+            "macs_with_tail": np.where(tail, macs, 0),
             "indirection": c.pixels * c.window,
             # What begins anew with every row: addresses, borders, what is left of a vector.
             "rows": c.hw_out * c.cout,
             "row_taps": c.hw_out * c.cout * c.kernel_size,
-            "crowded_macs": np.where(crowded, c.pixels * c.cout * c.window, 0),
+            "crowded_macs": np.where(crowded, macs, 0),
             "channels": c.cout,
             "input": c.input,
             "output": c.output,

@@ -16,7 +16,7 @@ from ..errors import PredictorError
 from ..hyperspace import PlacedBlock
 from .features import Columns, FloatArray, base_terms, residual_features
 from .lowering import RuntimeKernel
-from .predictor import Calibration, LatencyPredictor
+from .predictor import AS_THEY_ARE, Calibration, LatencyPredictor
 from .regressor import Regressor, Trees
 
 # With fewer kernels the trees would only memorise; the physical base alone is safer.
@@ -31,8 +31,6 @@ _ALIKE = 0.1
 # Megabytes of weights that caches may keep from run to run of a kernel (in float, four times as
 # many bytes); networks say which it is.
 _KEPT_MB = (None, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-# No calibration yet: the sum of the kernels as they are.
-_AS_THEY_ARE = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 # Kernels in a network are not twice as fast as alone.
 _LEAST_SCALE = 0.5
 
@@ -168,7 +166,7 @@ def calibrate(
     """
     candidates = []
     for kept_mb in _KEPT_MB:
-        raw = predictor(replace(_AS_THEY_ARE, kept_mb=kept_mb))
+        raw = predictor(replace(AS_THEY_ARE, kept_mb=kept_mb))
         by = fit_calibration(raw.kinds, raw.chain_sums(chains), measured_us)
         candidates.append(predictor(replace(by, kept_mb=kept_mb)))
 

@@ -115,6 +115,10 @@ class Calibration(Record, frozen=True):
         return max(min(weights, 2 * self.kept_mb - weights), 0.0)
 
 
+# No calibration: a network is the sum of its kernels.
+AS_THEY_ARE = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
+
+
 class KernelFile(Record, frozen=True):
     """A regressor file, its content's SHA-256, and the range that it was fitted in.
 

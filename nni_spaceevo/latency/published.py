@@ -28,7 +28,7 @@ from .block_fit import (
 from .features import FloatArray
 from .lowering import BLOCK, Lowering, RuntimeKernel
 from .machine import Machine
-from .predictor import Calibration, FittedKernel, LatencyPredictor, Provenance
+from .predictor import AS_THEY_ARE, FittedKernel, LatencyPredictor, Provenance
 from .published_data import (
     PublishedRows,
     fixed_blocks,
@@ -51,8 +51,6 @@ BoolArray = NDArray[np.bool_]
 REPORT_PICTURE = "report.png"
 _HELD_OUT_BLOCKS, _HELD_OUT_ROWS = 0.2, 0.1
 _FOLDS = 10
-# Published latencies are sums of blocks; nothing comes on top.
-_AS_THEY_ARE = Calibration(scale=1.0, node_us=0.0, weight_us_per_mb=0.0, constant_us=0.0)
 
 
 @dataclass(frozen=True)
@@ -370,4 +368,5 @@ def _predictor(
         kind: FittedKernel.of(regressor, by_kind[kind]) for kind, regressor in regressors.items()
     }
     lowering = Lowering(whole_blocks=True)
-    return LatencyPredictor(provenance, lowering, _AS_THEY_ARE, kernels, report, output)
+    # Published latencies are sums of blocks; nothing comes on top.
+    return LatencyPredictor(provenance, lowering, AS_THEY_ARE, kernels, report, output)

@@ -128,8 +128,7 @@ class Device(ABC):
         told = {unit: operators for unit, operators in found.items() if operators is not None}
         if len(told) < len(found):
             return Lowering(operators=dict.fromkeys(found, ("not told",)))
-        sum_alone = next(p for p in probes(_PROBE_WIDTH) if p.unit == "add")
-        sums_within = () if told["add"] or self.contained(sum_alone) else SUMMED
+        sums_within = () if told["add"] else SUMMED
         told |= {f"{kind}+{SUM}": told[kind] for kind in sums_within}
         lowering = lowering_of(told)
         others = {p.unit: self.operators(p) or () for p in probes(_UNALIGNED_WIDTH)}

@@ -179,10 +179,8 @@ def alone(kernel: RuntimeKernel, copies: int) -> onnx.ModelProto:
         name, width, out = f"x{i}", kernel.cin, kernel.cout
         if kernel.type == _AROUND_SUM or kernel.activation == SUM:
             width = out = _NARROW_WIDTH
-            results = _between_summands(w, _entry(w, name), kernel)
-            if len(results) > 1:
-                outputs[results[1]] = [1, kernel.hw, kernel.hw, kernel.cin]
-            result = results[0]
+            result, *unread = _between_summands(w, _entry(w, name), kernel)
+            outputs |= {other: [1, kernel.hw, kernel.hw, kernel.cin] for other in unread}
         elif kernel.type in _POINTWISE:
             result = _without_last(w, kernel_nodes(w, [w.dequantized(name, SIGNED)], kernel))
         elif kernel.type in (*_AROUND, *_AROUND.values()):
