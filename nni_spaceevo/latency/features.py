@@ -16,6 +16,11 @@ from .lowering import ACTIVATIONS, SUM, RuntimeKernel
 
 FloatArray = NDArray[np.float64]
 
+# Output channels that a direct convolution computes at a time: four vectors of 8 (AVX2) or 16
+# (AVX-512) floats.
+_FILTER_SETS = (32, 64)
+# Pixels of a row that a direct depthwise convolution computes at a time.
+_PIXELS_AT_ONCE = 3
 # Bytes of a way of the first cache, and ways of its eight that are left for a window's pixels.
 _WAY, _WAYS = 4096, 6
 _MODULI = (4, 8, 16, 32, 64)
@@ -45,11 +50,28 @@ class Columns:
         self.hw_out = -(-self.hw // self.stride)
         self.pixels = self.hw_out**2
         self.window = self.kernel_size**2 * np.where(table[:, 7] == 1, 1, self.cin)
+        self.inner, self.rows_read = self._inner(), self._rows_read()
         self.input = self.hw**2 * self.cin
         self.output = self.pixels * self.cout
         self.weights = np.where(
             self.squeezed > 0, 2 * self.cin * self.squeezed, self.window * self.cout
         )
+
+    def _inner(self) -> NDArray[np.int64]:
+        """Outputs of a row whose windows lie inside the input."""
+        pad = self.kernel_size // 2
+        first = -(-pad // self.stride)
+        last = np.minimum((self.hw - self.kernel_size + pad) // self.stride, self.hw_out - 1)
+        return np.maximum(last - first + 1, 0)
+
+    def _rows_read(self) -> NDArray[np.int64]:
+        """Rows within the input that all windows of a column of outputs have together."""
+        pad, total = self.kernel_size // 2, np.zeros_like(self.hw)
+        for tap in range(int(self.kernel_size.max(initial=0))):
+            first = np.maximum(-((tap - pad) // self.stride), 0)
+            last = np.minimum((self.hw - 1 + pad - tap) // self.stride, self.hw_out - 1)
+            total += np.where(tap < self.kernel_size, np.maximum(last - first + 1, 0), 0)
+        return total
 
 
 def _up(values: NDArray[np.int64], multiple: int) -> NDArray[np.int64]:
@@ -73,6 +95,8 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     activated = np.where(c.activation > 0, c.output, 0)
     # Weights that outgrow a cache are fetched anew at every run.
     beyond = _beyond("weights", c.weights, (1, 2))
+    # Of so many (in float, in INT8) a run begins with none in the caches (`measure`).
+    cold = {f"weights_from_{m}m": np.where(c.weights >= m * 1e6, c.weights, 0) for m in (1, 4)}
     if kind in ("conv1x1", "conv"):
         return {
             # VNNI works on 16 output channels and 4 input bytes at a time.
@@ -85,6 +109,8 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
             "pixels": c.pixels,
             "activated": activated,
             **beyond,
+            **cold,
+            **(_direct(c) if kind == "conv" else {}),
             "constant": one,
         }
     if kind == "dwconv":
@@ -102,6 +128,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
             "rows": c.hw_out * c.cout,
             "row_taps": c.hw_out * c.cout * c.kernel_size,
             "crowded_macs": np.where(crowded, macs, 0),
+            **_direct_depthwise(c),
             "channels": c.cout,
             "input": c.input,
             "output": c.output,
@@ -113,11 +140,12 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         padded = _up(c.cout, 16) * _up(c.cin, 4)
         # Nothing of it but weights: it follows the caches' sizes and bandwidths closely.
         beyond = _beyond("weights", c.weights, (0.5, 1, 1.5, 2, 2.5))
-        return {"padded_macs": padded, "input": c.cin, "output": c.cout, **beyond, "constant": one}
+        ends = {"input": c.cin, "output": c.cout, "constant": one}
+        return {"padded_macs": padded, **ends, **beyond, **cold}
     tail = np.where(c.cin % 16 != 0, c.input, 0)
     terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
     if kind == "se":
-        terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
+        terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed} | cold
     elif kind == "pool":
         # XNNPACK and ONNX Runtime both add up seven pixels at a time.
         terms |= {"seven_pixels": -(-c.pixels // 7) * c.cin}
@@ -125,6 +153,32 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         # Those that a runtime computes in float write four bytes for each they read.
         terms |= _beyond("input", c.input, (0.25, 0.5, 1, 1.4, 2))
     return terms
+
+
+def _direct(c: Columns) -> dict[str, NDArray[np.int64]]:
+    """Multiply-accumulates of a convolution that reads the input itself, as in float.
+
+    As ONNX Runtime does it (MLAS's NCHWc kernels): rows outside the input are left out, outputs
+    whose windows cross its left or right border are computed one by one, and the last set of
+    filters costs more than its filters.
+    """
+    border, taps = c.hw_out - c.inner, c.rows_read * c.kernel_size * c.cin
+    terms: dict[str, NDArray[np.int64]] = {}
+    for filters in (8, *_FILTER_SETS):
+        macs = taps * _up(c.cout, filters)
+        terms |= {f"inner_macs_by_{filters}": macs * c.inner}
+        terms |= {f"border_macs_by_{filters}": macs * border}
+    return terms
+
+
+def _direct_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
+    """The same of a depthwise convolution, which has no sets of filters but of pixels."""
+    macs = c.rows_read * c.kernel_size * _up(c.cout, 8)
+    return {
+        "inner_macs": macs * c.inner,
+        "border_macs": macs * (c.hw_out - c.inner),
+        "macs_left_over": macs * (c.inner % _PIXELS_AT_ONCE),
+    }
 
 
 def _beyond(

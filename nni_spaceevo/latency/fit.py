@@ -19,8 +19,10 @@ from .lowering import RuntimeKernel
 from .predictor import AS_THEY_ARE, Calibration, LatencyPredictor
 from .regressor import Regressor, Trees
 
-# With fewer kernels the trees would only memorise; the physical base alone is safer.
-_FEWEST_FOR_TREES = 24
+# With fewer kernels the trees would only memorise; the physical base alone is safer. And of a base
+# term that fewer kernels have than this, such as weights beyond a knee that is near the largest,
+# they do not tell the weight.
+_FEWEST_FOR_TREES, _FEWEST_FOR_A_TERM = 64, 8
 _FOLDS = 5
 # How the share of the sum that networks cost follows their size: straight pieces of so many
 # networks at least.
@@ -63,7 +65,9 @@ def fit_regressor(
             f"kernel {kind!r}: measured latencies must be positive, got {us.min()}"
         )
     columns = Columns(kernels)
-    weights = _relative_nnls(base_terms(kind, columns), us, us)
+    terms = base_terms(kind, columns)
+    told = (terms != 0).sum(axis=0) >= min(_FEWEST_FOR_A_TERM, len(us))
+    weights = _relative_nnls(np.where(told, terms, 0.0), us, us)
     base = Regressor(kind, weights, Trees.none())
     if boosted is None:
         boosted = _are_enough(kernels)
@@ -155,6 +159,7 @@ def calibrate(
     predictor: Callable[[Calibration], LatencyPredictor],
     chains: Sequence[Sequence[PlacedBlock]],
     measured_us: FloatArray,
+    cold_mb: float | None = None,
 ) -> LatencyPredictor:
     """The predictor whose calibration fits whole networks best.
 
@@ -163,12 +168,13 @@ def calibrate(
     predictor : makes one of a calibration
     chains : the blocks of n networks
     measured_us : their latencies in microseconds, shape (n,)
+    cold_mb : of weights, from which kernels were timed with caches that held none of them
     """
     candidates = []
     for kept_mb in _KEPT_MB:
-        raw = predictor(replace(AS_THEY_ARE, kept_mb=kept_mb))
+        raw = predictor(replace(AS_THEY_ARE, kept_mb=kept_mb, cold_mb=cold_mb))
         by = fit_calibration(raw.kinds, raw.chain_sums(chains), measured_us)
-        candidates.append(predictor(replace(by, kept_mb=kept_mb)))
+        candidates.append(predictor(replace(by, kept_mb=kept_mb, cold_mb=cold_mb)))
 
     def error(candidate: LatencyPredictor) -> float:
         return float(np.square(1e3 * candidate.network_ms(chains) / measured_us - 1).sum())

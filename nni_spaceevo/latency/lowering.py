@@ -74,6 +74,15 @@ class RuntimeKernel:
         return f"{key}/{self.expand:g}" if self.expand else key
 
     @property
+    def weights(self) -> int:
+        """Number of its weights; 0 of a whole block, whose kernels it does not tell."""
+        if self.type == "se":
+            return 2 * self.cin * self.squeezed
+        if self.type not in ("conv1x1", "conv", "dwconv", "linear"):
+            return 0
+        return self.kernel_size**2 * self.cout * (1 if self.type == "dwconv" else self.cin)
+
+    @property
     def hw_out(self) -> int:
         """Output height and width."""
         return 1 if self.type == "pool" else -(-self.hw // self.stride)

@@ -64,6 +64,8 @@ class Calibration(Record, frozen=True):
         timed alone keeps them in its caches, a network that outgrows the caches does not
     kept_mb : of weights, up to which a kernel timed alone keeps them; of twice as many it keeps
         none, and is timed with fetching them already. None where all are kept
+    cold_mb : of weights, from which kernels were timed with caches that held none of them; None
+        where all were timed one run after another
     constant_us : microseconds of a run: the call, quantizing the input, the output's way back
     sums_us, shares : microseconds, ascending, and the share of the sum that a network costs there;
         beyond the ends it is that of the end
@@ -77,6 +79,7 @@ class Calibration(Record, frozen=True):
     sums_us: tuple[float, ...] = (1.0,)
     shares: tuple[float, ...] = (1.0,)
     kept_mb: float | None = None
+    cold_mb: float | None = None
 
     def __post_init__(self) -> None:
         scales = (self.scale, *self.scales.values())
@@ -85,10 +88,12 @@ class Calibration(Record, frozen=True):
             raise PredictorError(
                 f"calibration {values}: expected finite numbers, none negative, a positive scale"
             )
-        if self.kept_mb is not None and not (np.isfinite(self.kept_mb) and self.kept_mb > 0):
-            raise PredictorError(
-                f"calibration: kept_mb is {self.kept_mb}; expected a positive number or none"
-            )
+        for name in ("kept_mb", "cold_mb"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise PredictorError(
+                    f"calibration: {name} is {value}; expected a positive number or none"
+                )
         sums, shares = np.array(self.sums_us), np.array(self.shares)
         possible = len(sums) == len(shares) > 0 and (np.diff(sums, prepend=0) > 0).all()
         if not (
@@ -106,6 +111,8 @@ class Calibration(Record, frozen=True):
     def fetched_mb(self, kernel: Kernel) -> float:
         """Megabytes of INT8 weights that a network fetches for a kernel, which alone has them."""
         weights = kernel.params / 1e6
+        if self.cold_mb is not None and weights >= self.cold_mb:
+            return 0.0
         if self.kept_mb is None:
             return weights
         # Squeeze-and-excite reads a weight once and does next to nothing with it: it waits for

@@ -29,11 +29,12 @@ from .devices.device import Device
 from .features import FloatArray
 from .fit import calibrate, cross_validated_us, fit_regressor
 from .journal import Journal
-from .kernel_graph import copies_of
 from .lowering import Lowering, RuntimeKernel
 from .measure import (
     Job,
     Noise,
+    cold_mb,
+    copies_on,
     idle_job,
     kernel_job,
     kernel_key,
@@ -63,7 +64,7 @@ from .sampling import (
 )
 
 # Part of the journal's name: measurements taken in another way are not mixed with these.
-_METHOD = 3
+_METHOD = 4
 # Share of the calibration's networks that are the hyperspace's smallest, if it has as many.
 _SMALLEST = 0.1
 # Microseconds of a kernel that takes no longer than what is subtracted from it.
@@ -230,7 +231,7 @@ class _ProfileRun:
         """Kernels, what must be subtracted from them, and the cost of calls; each once."""
         jobs = {}
         for kernel in kernels:
-            copies = copies_of(kernel)
+            copies = copies_on(self.device, kernel)
             for part in (kernel, self.device.contained(kernel)):
                 if part is not None:
                     job = kernel_job(self.device, part, copies)
@@ -269,7 +270,7 @@ class _ProfileRun:
         """Microseconds of each kernel: its copies' time less what is not the kernel's, per copy."""
         least, us = noise.least_us(), []
         for kernel in kernels:
-            copies = copies_of(kernel)
+            copies = copies_on(self.device, kernel)
             within = self.device.contained(kernel)
             rest = f"idle{copies}" if within is None else kernel_key(within, copies)
             us.append((least[kernel_key(kernel, copies)] - least[rest]) / copies)
@@ -306,7 +307,8 @@ class _ProfileRun:
             return LatencyPredictor(where, lowering, by, fitted, report, self.output)
 
         chains, network_us = [n.placed for n in calibration], noise.network_us(calibration)
-        calibrated = calibrate(lambda by: predictor(by, {}), chains, network_us)
+        cold = cold_mb(self.device)
+        calibrated = calibrate(lambda by: predictor(by, {}), chains, network_us, cold)
         reports, pairs = {}, {}
         for name, networks in (("networks", validation), ("calibration_networks", calibration)):
             predicted = calibrated.network_ms([n.placed for n in networks])

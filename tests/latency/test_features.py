@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from nni_spaceevo.latency.features import (
     FEATURE_NAMES,
@@ -40,6 +42,31 @@ def test_depthwise_work_does_not_grow_with_the_square_of_the_width():
     place = base_names("dwconv").index("padded_macs")
     assert base_terms("dwconv", wide)[0, place] == 2 * base_terms("dwconv", narrow)[0, place]
     assert wide.weights[0] == 32 * 9
+
+
+@pytest.mark.parametrize("hw", [1, 2, 5, 6, 7, 14, 15])
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_inside_and_rows_read_are_those_that_torch_sees(hw, size, stride):
+    ones = torch.ones(1, 1, hw, hw)
+    row = F.conv2d(
+        ones[:, :, :1], torch.ones(1, 1, 1, size), stride=(1, stride), padding=(0, size // 2)
+    )
+    columns = Columns([RuntimeKernel("conv", hw, 8, 8, size, stride)])
+    assert columns.inner[0] == int((row == size).sum())
+    assert columns.rows_read[0] == int(row.sum())
+    terms = dict(zip(base_names("conv"), base_terms("conv", columns)[0], strict=True))
+    parts = terms["inner_macs_by_8"] + terms["border_macs_by_8"]
+    assert parts == pytest.approx(int(row.sum()) * size * row.shape[-1] * 8 * 8 / 1e3)
+    assert (terms["border_macs_by_8"] == 0) == (columns.inner[0] == row.shape[-1])
+
+
+def test_weights_are_told_cold_from_a_million_of_floats_on():
+    columns = Columns([RuntimeKernel("conv", 7, c, 1000, 1) for c in (999, 1000, 4000)])
+    terms = base_terms("conv", columns)
+    of_floats, of_integers = (base_names("conv").index(f"weights_from_{m}m") for m in (1, 4))
+    assert terms[:, of_floats].tolist() == [0, 1e3, 4e3]
+    assert terms[:, of_integers].tolist() == [0, 0, 4e3]
 
 
 def test_strided_output_is_rounded_up():

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 from nni_spaceevo.errors import PredictorError
 from nni_spaceevo.hyperspace import load_hyperspace
 from nni_spaceevo.latency import Calibration
-from nni_spaceevo.latency.features import Columns, base_terms
+from nni_spaceevo.latency.features import Columns, base_names, base_terms
 from nni_spaceevo.latency.fit import (
     calibrate,
     cross_validated_us,
@@ -23,7 +23,7 @@ from .formula import FormulaPredictor, formula_predictor
 
 KERNELS = [
     RuntimeKernel("conv1x1", hw, cin, cout)
-    for hw in (4, 7, 12)
+    for hw in (4, 7, 12, 20, 28)
     for cin in (8, 24, 64, 96)
     for cout in (16, 40, 72, 128)
 ]
@@ -48,9 +48,9 @@ def test_extracted_trees_predict_what_scikit_learn_predicts(rng, leaves):
 
 
 def test_a_physical_cost_is_found_exactly():
-    columns = Columns(KERNELS)
-    weights = np.array([2.0, 0, 0, 0.3, 0.1, 0.05, 0, 0, 0, 0, 1.5])
-    us = base_terms("conv1x1", columns) @ weights
+    costs = {"padded_macs": 2.0, "input": 0.3, "output": 0.1, "weights": 0.05, "constant": 1.5}
+    weights = [costs.get(name, 0.0) for name in base_names("conv1x1")]
+    us = base_terms("conv1x1", Columns(KERNELS)) @ weights
     assert fit_regressor("conv1x1", KERNELS, us, 0).predict_us(KERNELS) == pytest.approx(us, 1e-3)
 
 
@@ -58,8 +58,8 @@ def test_boosting_learns_what_the_base_misses(rng):
     order = rng.permutation(len(KERNELS))
     kernels = [KERNELS[i] for i in order]
     us = np.array([(1 + k.cin * k.cout / 500) * (2 if k.cin == 24 else 1) for k in kernels])
-    fitted = fit_regressor("conv1x1", kernels[:40], us[:40], 0)
-    error = fitted.predict_us(kernels[40:]) / us[40:] - 1
+    fitted = fit_regressor("conv1x1", kernels[:66], us[:66], 0)
+    error = fitted.predict_us(kernels[66:]) / us[66:] - 1
     assert np.abs(error).mean() < 0.15
     assert len(fitted.trees.feature) > 0
 
@@ -68,19 +68,30 @@ def test_few_kernels_are_fitted_without_trees():
     assert len(fit_regressor("conv1x1", KERNELS[:5], np.arange(1.0, 6), 0).trees.feature) == 0
 
 
+@pytest.mark.parametrize("beyond", [7, 8])
+def test_a_knee_is_fitted_to_kernels_enough_beyond_it(beyond):
+    kernels = [
+        RuntimeKernel("linear", 1, 2000 + 20 * i, 1000) for i in range(beyond - 30, beyond + 1)
+    ]
+    us = np.array([k.cin + 9 * max(k.cin - 2000, 0) for k in kernels]) / 10
+    fitted = fit_regressor("linear", kernels, us, 0)
+    weight = fitted.weights[base_names("linear").index("weights_beyond_2m")]
+    assert (weight > 0) == (beyond == 8)
+
+
 def test_what_is_held_out_is_predicted_by_the_kind_of_regressor_that_is_kept(monkeypatch):
-    """25 kernels have trees, so each fifth is predicted by trees too, although 20 would not."""
-    us, fitted = np.linspace(1, 9, 25), []
+    """70 kernels have trees, so each fifth is predicted by trees too, although 56 would not."""
+    us, fitted = np.linspace(1, 9, 70), []
 
     def noted(*args, **options):
         fitted.append(fit_regressor(*args, **options))
         return fitted[-1]
 
     monkeypatch.setattr("nni_spaceevo.latency.fit.fit_regressor", noted)
-    assert np.isfinite(cross_validated_us(KERNELS[:25], us, 0)).all()
+    assert np.isfinite(cross_validated_us(KERNELS[:70], us, 0)).all()
     assert [len(probe.trees.feature) > 0 for probe in fitted] == [True] * 5
     fitted.clear()
-    cross_validated_us(KERNELS[:20], us[:20], 0)
+    cross_validated_us(KERNELS[:56], us[:56], 0)
     assert [len(probe.trees.feature) > 0 for probe in fitted] == [False] * 5
 
 

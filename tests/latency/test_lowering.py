@@ -92,6 +92,16 @@ def test_a_device_measured_by_blocks_lowers_to_whole_blocks():
     assert (part.activation, part.expand) == ("relu6", 6.0)
 
 
+def test_weights_are_those_of_the_abstract_kernels():
+    block = PlacedBlock(BlockConfig("mbv3_res", 16, 16, 3, expand=4), 8)
+    of_kernels = [RuntimeKernel("conv1x1", 8, 16, 64), RuntimeKernel("dwconv", 8, 64, 64, 3)]
+    for runtime, kernel in zip(of_kernels, block.kernels, strict=False):
+        # Those have BatchNorm too.
+        assert runtime.weights == kernel.params - 2 * kernel.cout
+    assert RuntimeKernel("se", 8, 64, 64, squeezed=16).weights == 2 * 64 * 16
+    assert RuntimeKernel("add", 8, 64, 64).weights == RuntimeKernel("pool", 8, 64, 64).weights == 0
+
+
 def test_keys_tell_all_kernels_apart():
     variants = [
         RuntimeKernel("conv", 1, 2, 3, 4, 5, 6),

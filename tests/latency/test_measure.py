@@ -16,6 +16,8 @@ from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.measure import (
     Job,
     Noise,
+    cold_mb,
+    copies_on,
     idle_job,
     kernel_job,
     kernel_key,
@@ -128,6 +130,45 @@ def test_measuring_is_resumed_where_it_stopped(tmp_path, monkeypatch):
 def test_names_of_copies_differ():
     kernel = RuntimeKernel("add", 4, 16, 16)
     assert kernel_key(kernel, 2) != kernel_key(kernel, 3)
+
+
+def test_weights_that_a_network_would_not_keep_are_cold_in_every_run(tmp_path, monkeypatch):
+    """Other megabytes pass through the caches before each run, and one copy has all weights."""
+    events = []
+
+    class Model(Alternating):
+        def kernel(self, kernel, copies):
+            return self
+
+        def least_us(self, warmup, runs):
+            events.append((warmup, runs))
+            return 7.0
+
+    monkeypatch.setattr(measure._Visitor, "_pass_by", lambda self: events.append("passed"))
+    monkeypatch.setattr(measure, "_REFERENCE_RUNS", 1000)
+    model = Model()
+    measure_all(
+        model, [Job("a", lambda: model, cold=True)], Journal(tmp_path / "j"), 1, 9, 0, False
+    )
+    timed = [i for i, e in enumerate(events) if e != "passed" and e[1] < 1000]
+    assert len(timed) > 1
+    assert all(events[i] == (0, 1) and events[i - 1] == "passed" for i in timed)
+
+
+def test_kernels_are_cold_where_four_megabytes_of_weights_run_in_this_process(phone):
+    small, large = (RuntimeKernel("conv", 1, 1000, n, 1) for n in (999, 1000))
+    there, floats = get_device(f"adb:{sys.executable}"), get_device("ort-x86-fp32")
+    assert (
+        cold_mb(there) is None and cold_mb(floats) == 1 and cold_mb(get_device("ort-x86-int8")) == 4
+    )
+    for device, kernel, cold in (
+        (floats, small, False),
+        (floats, large, True),
+        (there, large, False),
+    ):
+        assert kernel_job(device, kernel, 1).cold == cold
+    short = RuntimeKernel("linear", 1, 1000, 1000)
+    assert copies_on(floats, short) == 1 < copies_on(there, short)
 
 
 class Alternating:

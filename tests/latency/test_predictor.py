@@ -270,13 +270,22 @@ def test_weights_that_a_kernel_alone_does_not_keep_are_not_paid_twice():
     assert as_before.fetched_mb(se) == mparams([se]) > 0
 
 
+def test_weights_that_are_timed_cold_are_not_paid_twice():
+    calibration = Calibration(1.0, 0.0, 1.0, 0.0, cold_mb=2.0)
+    for millions, fetched in {1: 1.0, 2: 0.0, 3: 0.0}.items():
+        block = PlacedBlock(BlockConfig("conv", 1000, 1000 * millions), 7)
+        found = sum(map(calibration.fetched_mb, block.kernels))
+        assert found == pytest.approx(fetched, abs=0.01 * millions)
+
+
 def test_calibration_must_be_possible():
     with pytest.raises(PredictorError, match="positive scale"):
         Calibration(scale=0, node_us=1, weight_us_per_mb=0, constant_us=1)
     costs = {"scale": 1.0, "node_us": 1.0, "weight_us_per_mb": 0.0, "constant_us": 1.0}
-    for kept_mb in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(PredictorError, match=r"kept_mb is .*; expected a positive number"):
-            Calibration(**costs, kept_mb=kept_mb)
+    for name in ("kept_mb", "cold_mb"):
+        for value in (0.0, -1.0, np.nan, np.inf):
+            with pytest.raises(PredictorError, match=rf"{name} is .*; expected a positive number"):
+                Calibration(**costs, **{name: value})
     for sums, shares in (
         ((1.0, 2.0), (1.0,)),
         ((), ()),

@@ -88,6 +88,11 @@ class Device(ABC):
         """Where it runs: two processes do not measure on one place at a time."""
         return "this machine"
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether models run in this process, which can empty the caches between two runs."""
+        return False
+
     @abstractmethod
     def machine(self) -> Machine:
         """The machine, its runtime and options; measurements of others are not mixed with it."""

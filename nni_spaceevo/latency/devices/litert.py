@@ -66,6 +66,11 @@ class LiteRTDevice(Device):
 
     name = "litert-x86-int8"
 
+    @property
+    def runs_here(self) -> bool:
+        """They do."""
+        return True
+
     def machine(self) -> Machine:
         """This machine with its LiteRT."""
         runtime = f"ai-edge-litert {version('ai-edge-litert')}"

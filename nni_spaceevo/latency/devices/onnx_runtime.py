@@ -89,6 +89,11 @@ class OnnxRuntimeDevice(Device):
         """The precision it was made for."""
         return self._precision
 
+    @property
+    def runs_here(self) -> bool:
+        """They do."""
+        return True
+
     def machine(self) -> Machine:
         """This machine with its ONNX Runtime."""
         runtime = f"onnxruntime {ort.__version__}"

@@ -82,6 +82,11 @@ class OpenVinoDevice(Device):
 
     name = "openvino-x86-int8"
 
+    @property
+    def runs_here(self) -> bool:
+        """They do."""
+        return True
+
     def machine(self) -> Machine:
         """This machine with its OpenVINO."""
         runtime = f"openvino {ov.get_version()}"
