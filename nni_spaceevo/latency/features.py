@@ -16,13 +16,12 @@ from .lowering import ACTIVATIONS, SUM, RuntimeKernel
 
 FloatArray = NDArray[np.float64]
 
-# Output channels that a direct convolution computes at a time: four vectors of 8 (AVX2) or 16
-# (AVX-512) floats.
-_FILTER_SETS = (32, 64)
-# Pixels of a row that a direct depthwise convolution computes at a time.
-_PIXELS_AT_ONCE = 3
+# Filters and pixels of a row that a direct convolution in float computes at a time: four vectors of
+# 8 (AVX2) or 16 (AVX-512) filters, for so many pixels as its registers can hold.
+_FILTERS_AT_ONCE, _PIXELS_AT_ONCE = (32, 64), (3, 6)
 # Bytes of a way of the first cache, and ways of its eight that are left for a window's pixels.
 _WAY, _WAYS = 4096, 6
+_BEYOND = "_beyond_"
 _MODULI = (4, 8, 16, 32, 64)
 _ACTIVATION_CODES = {name: code for code, name in enumerate(("none", *ACTIVATIONS, SUM))}
 FEATURE_NAMES: tuple[str, ...] = (
@@ -83,6 +82,11 @@ def base_names(kind: str) -> tuple[str, ...]:
     return tuple(_terms(kind, Columns([])))
 
 
+def is_knee(name: str) -> bool:
+    """Whether a base term is what exceeds some limit of something else that is a term as well."""
+    return _BEYOND in name
+
+
 def base_terms(kind: str, columns: Columns) -> FloatArray:
     """Physical base terms, shape (n, terms): work and bytes in thousands, and a constant."""
     terms = _terms(kind, columns)
@@ -95,9 +99,9 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     activated = np.where(c.activation > 0, c.output, 0)
     # Weights that outgrow a cache are fetched anew at every run.
     beyond = _beyond("weights", c.weights, (1, 2))
-    # Of so many (in float, in INT8) a run begins with none in the caches (`measure`).
-    cold = {f"weights_from_{m}m": np.where(c.weights >= m * 1e6, c.weights, 0) for m in (1, 4)}
     if kind in ("conv1x1", "conv"):
+        # Of so many (in float, in INT8) a run begins with none in the caches (`measure`).
+        cold = {f"weights_from_{m}m": np.where(c.weights >= m * 1e6, c.weights, 0) for m in (1, 4)}
         return {
             # VNNI works on 16 output channels and 4 input bytes at a time.
             "padded_macs": c.pixels * _up(c.cout, 16) * _up(c.window, 4),
@@ -141,11 +145,11 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         # Nothing of it but weights: it follows the caches' sizes and bandwidths closely.
         beyond = _beyond("weights", c.weights, (0.5, 1, 1.5, 2, 2.5))
         ends = {"input": c.cin, "output": c.cout, "constant": one}
-        return {"padded_macs": padded, **ends, **beyond, **cold}
+        return {"padded_macs": padded, **ends, **beyond}
     tail = np.where(c.cin % 16 != 0, c.input, 0)
     terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
     if kind == "se":
-        terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed} | cold
+        terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
     elif kind == "pool":
         # XNNPACK and ONNX Runtime both add up seven pixels at a time.
         terms |= {"seven_pixels": -(-c.pixels // 7) * c.cin}
@@ -159,25 +163,27 @@ def _direct(c: Columns) -> dict[str, NDArray[np.int64]]:
     """Multiply-accumulates of a convolution that reads the input itself, as in float.
 
     As ONNX Runtime does it (MLAS's NCHWc kernels): rows outside the input are left out, outputs
-    whose windows cross its left or right border are computed one by one, and the last set of
-    filters costs more than its filters.
+    whose windows cross its left or right border are computed one by one, the others some at a
+    time, and what is left of pixels or filters costs more than its share.
     """
     border, taps = c.hw_out - c.inner, c.rows_read * c.kernel_size * c.cin
     terms: dict[str, NDArray[np.int64]] = {}
-    for filters in (8, *_FILTER_SETS):
+    for filters in (8, *_FILTERS_AT_ONCE):
         macs = taps * _up(c.cout, filters)
         terms |= {f"inner_macs_by_{filters}": macs * c.inner}
         terms |= {f"border_macs_by_{filters}": macs * border}
+    for pixels in _PIXELS_AT_ONCE:
+        terms |= {f"inner_macs_of_{pixels}": taps * _up(c.cout, 8) * _up(c.inner, pixels)}
     return terms
 
 
 def _direct_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
-    """The same of a depthwise convolution, which has no sets of filters but of pixels."""
+    """The same of a depthwise convolution, whose pixels are left over one by one."""
     macs = c.rows_read * c.kernel_size * _up(c.cout, 8)
     return {
         "inner_macs": macs * c.inner,
         "border_macs": macs * (c.hw_out - c.inner),
-        "macs_left_over": macs * (c.inner % _PIXELS_AT_ONCE),
+        "macs_left_over": macs * (c.inner % _PIXELS_AT_ONCE[0]),
     }
 
 
@@ -185,7 +191,7 @@ def _beyond(
     what: str, values: NDArray[np.int64], knees: Sequence[float]
 ) -> dict[str, NDArray[np.int64]]:
     """What of it exceeds each of some millions, for what is slower there."""
-    return {f"{what}_beyond_{m:g}m": np.maximum(values - int(m * 1e6), 0) for m in knees}
+    return {f"{what}{_BEYOND}{m:g}m": np.maximum(values - int(m * 1e6), 0) for m in knees}
 
 
 def residual_features(columns: Columns, base_us: FloatArray) -> FloatArray:

@@ -14,15 +14,21 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from ..errors import PredictorError
 from ..hyperspace import PlacedBlock
-from .features import Columns, FloatArray, base_terms, residual_features
+from .features import (
+    Columns,
+    FloatArray,
+    base_names,
+    base_terms,
+    is_knee,
+    residual_features,
+)
 from .lowering import RuntimeKernel
 from .predictor import AS_THEY_ARE, Calibration, LatencyPredictor
 from .regressor import Regressor, Trees
 
-# With fewer kernels the trees would only memorise; the physical base alone is safer. And of a base
-# term that fewer kernels have than this, such as weights beyond a knee that is near the largest,
-# they do not tell the weight.
-_FEWEST_FOR_TREES, _FEWEST_FOR_A_TERM = 64, 8
+# With fewer kernels the trees would only memorise; the physical base alone is safer. And what lies
+# beyond a knee that fewer kernels than this reach, they do not tell.
+_FEWEST_FOR_TREES, _FEWEST_BEYOND = 64, 8
 _FOLDS = 5
 # How the share of the sum that networks cost follows their size: straight pieces of so many
 # networks at least.
@@ -66,8 +72,10 @@ def fit_regressor(
         )
     columns = Columns(kernels)
     terms = base_terms(kind, columns)
-    told = (terms != 0).sum(axis=0) >= min(_FEWEST_FOR_A_TERM, len(us))
-    weights = _relative_nnls(np.where(told, terms, 0.0), us, us)
+    for i, name in enumerate(base_names(kind)):
+        if is_knee(name) and np.count_nonzero(terms[:, i]) < _FEWEST_BEYOND:
+            terms[:, i] = 0
+    weights = _relative_nnls(terms, us, us)
     base = Regressor(kind, weights, Trees.none())
     if boosted is None:
         boosted = _are_enough(kernels)
@@ -168,7 +176,7 @@ def calibrate(
     predictor : makes one of a calibration
     chains : the blocks of n networks
     measured_us : their latencies in microseconds, shape (n,)
-    cold_mb : of weights, from which kernels were timed with caches that held none of them
+    cold_mb : of weights, from which convolutions were timed with caches that held none of them
     """
     candidates = []
     for kept_mb in _KEPT_MB:

@@ -58,7 +58,10 @@ _PAUSE_S, _LONGEST_WAIT_S, _WAIT_AT_START_S, _WAIT_PER_VISIT = 0.05, 5.0, 30.0, 
 # Whether megabytes of weights stay in the last cache from run to run of a kernel depends on the
 # neighbours, for all guests of a host share it: of convolutions with 8 to 16 MB, one in four took
 # over 10 % more or less in one session than in another. In a network they never stay, for megabytes
-# of others pass through in between. So kernels with that many begin each run without.
+# of others pass through in between. So convolutions with that many begin each run without. Linear
+# layers and squeeze-and-excite wait for the memory alone, and its bandwidth comes and goes: cold,
+# visits to one linear layer differed by a factor of two.
+_TIMED_COLD = ("conv1x1", "conv")
 _COLD_MB, _PASSING_MB, _COLD_RUNS = 4.0, 64, 5
 _REFERENCE = RuntimeKernel("conv", 14, 64, 64, 3)
 _REFERENCE_WARMUP, _REFERENCE_RUNS = 20, 10
@@ -87,14 +90,14 @@ class Job:
 
 
 def cold_mb(device: Device) -> float | None:
-    """Millions of weights from which a kernel is timed cold; None on a device that is elsewhere."""
+    """Millions of weights from which convolutions are timed cold; None on a device elsewhere."""
     each = 1 if device.precision == "int8" else 4
     return _COLD_MB / each if device.runs_here else None
 
 
 def _is_cold(device: Device, kernel: RuntimeKernel) -> bool:
     least = cold_mb(device)
-    return least is not None and kernel.weights >= 1e6 * least
+    return least is not None and kernel.type in _TIMED_COLD and kernel.weights >= 1e6 * least
 
 
 def copies_on(device: Device, kernel: RuntimeKernel) -> int:

@@ -64,8 +64,8 @@ class Calibration(Record, frozen=True):
         timed alone keeps them in its caches, a network that outgrows the caches does not
     kept_mb : of weights, up to which a kernel timed alone keeps them; of twice as many it keeps
         none, and is timed with fetching them already. None where all are kept
-    cold_mb : of weights, from which kernels were timed with caches that held none of them; None
-        where all were timed one run after another
+    cold_mb : of weights, from which convolutions were timed with caches that held none of them;
+        None where all were timed one run after another
     constant_us : microseconds of a run: the call, quantizing the input, the output's way back
     sums_us, shares : microseconds, ascending, and the share of the sum that a network costs there;
         beyond the ends it is that of the end
@@ -111,7 +111,7 @@ class Calibration(Record, frozen=True):
     def fetched_mb(self, kernel: Kernel) -> float:
         """Megabytes of INT8 weights that a network fetches for a kernel, which alone has them."""
         weights = kernel.params / 1e6
-        if self.cold_mb is not None and weights >= self.cold_mb:
+        if self.cold_mb is not None and kernel.op == "conv" and weights >= self.cold_mb:
             return 0.0
         if self.kept_mb is None:
             return weights

@@ -167,8 +167,9 @@ def test_kernels_are_cold_where_four_megabytes_of_weights_run_in_this_process(ph
         (there, large, False),
     ):
         assert kernel_job(device, kernel, 1).cold == cold
-    short = RuntimeKernel("linear", 1, 1000, 1000)
+    short, linear = (RuntimeKernel(kind, 1, 1000, 1000) for kind in ("conv1x1", "linear"))
     assert copies_on(floats, short) == 1 < copies_on(there, short)
+    assert copies_on(floats, linear) == copies_on(there, linear) > 1
 
 
 class Alternating:
