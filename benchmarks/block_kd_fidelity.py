@@ -166,7 +166,7 @@ STUDY = Study(
         Way(loss="nsr", config=DEFAULT, teacher=NARROW),
         Way(loss="mse", config=DEFAULT, teacher=NARROW),
         Way(loss="nsr", config=DistillConfig(epochs_fp32=4), teacher=NARROW, images=20000),
-        Way(loss="nsr", config=DistillConfig(epochs_fp32=12), teacher=NARROW, images=20000),
+        Way(loss="nsr", config=DistillConfig(epochs_fp32=8), teacher=NARROW, images=20000),
     )
 )
 
