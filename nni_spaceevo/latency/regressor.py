@@ -23,6 +23,8 @@ SCHEMA = 1
 _LEAST_US = 1e-3
 # Leaves of a tree are bits of one number, where they are not too many.
 _MOST_LEAVES = 64
+# A `RuntimeError` is zipfile's word for a version or method that a damaged header asks for.
+_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 # Rows whose bits stay in the CPU's cache.
 _ROWS_AT_ONCE = 512
 
@@ -244,7 +246,7 @@ class Regressor:
             return cls._from_arrays(arrays, kind)
         except KeyError as error:
             raise PredictorError(f"{where}: array {error} is missing") from error
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise PredictorError(f"{where}: not a readable kernel regressor: {error}") from error
 
     @classmethod

@@ -60,7 +60,9 @@ def fit_invented(hyperspace: Hyperspace, folder: Path) -> LatencyPredictor:
     fitted = {}
     for kind in sorted({k.type for k in kernels}):
         mine = [k for k in kernels if k.type == kind]
-        fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, invented_us(mine), seed=0), mine)
+        # With trees, though a profile measures more before it has some.
+        us, boosted = invented_us(mine), len(mine) >= 24
+        fitted[kind] = FittedKernel.of(fit_regressor(kind, mine, us, 0, boosted=boosted), mine)
     report = {
         "kernels": dict.fromkeys(fitted, NONE_HELD_OUT),
         "networks": NONE_HELD_OUT,

@@ -84,6 +84,13 @@ def test_flipped_bytes_never_predict_silently(regressor, rng):
         assert np.array_equal(read.predict_us(KERNELS), expected)
 
 
+def test_a_file_that_asks_for_another_version_of_zip_is_refused(regressor):
+    broken = bytearray(regressor.to_bytes())
+    broken[broken.index(b"PK\x01\x02") + 6] = 0xFF
+    with pytest.raises(PredictorError, match=r"^here: not a readable kernel regressor: zip file"):
+        Regressor.from_bytes(bytes(broken), "conv", "here")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
