@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,16 @@ import msgspec
 from .errors import ConfigError, FileAccessError, LockedError
 
 T = TypeVar("T")
+# What zipfile raises of a damaged archive: `RuntimeError` where a header asks for another version,
+# method or encryption.
+UNREADABLE_ARCHIVE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    EOFError,
+    OSError,
+    RuntimeError,
+)
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

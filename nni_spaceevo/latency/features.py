@@ -95,59 +95,18 @@ def base_terms(kind: str, columns: Columns) -> FloatArray:
 
 def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     # The constant is 1 us per unit once the thousand is divided out.
-    one = np.full_like(c.hw, 1000)
-    activated = np.where(c.activation > 0, c.output, 0)
-    # Weights that outgrow a cache are fetched anew at every run.
-    beyond = _beyond("weights", c.weights, (1, 2))
+    one = {"constant": np.full_like(c.hw, 1000)}
     if kind in ("conv1x1", "conv"):
-        # Of so many (in float, in INT8) a run begins with none in the caches (`measure`).
-        cold = {f"weights_from_{m}m": np.where(c.weights >= m * 1e6, c.weights, 0) for m in (1, 4)}
-        return {
-            # VNNI works on 16 output channels and 4 input bytes at a time.
-            "padded_macs": c.pixels * _up(c.cout, 16) * _up(c.window, 4),
-            "padded_output": c.pixels * _up(c.cout, 16),
-            "im2col": np.where(kind == "conv", c.pixels * c.window, 0),
-            "input": c.input,
-            "output": c.output,
-            "weights": c.weights,
-            "pixels": c.pixels,
-            "activated": activated,
-            **beyond,
-            **cold,
-            **(_direct(c) if kind == "conv" else {}),
-            "constant": one,
-        }
+        return _of_convolution(kind, c) | one
     if kind == "dwconv":
-        tail = c.cout % 16 != 0
-        # Pixels that are a power of two of bytes apart share few sets of the first cache, 4 kB a
-        # way; a window's pixels then push each other out before the next channels are read.
-        sets = _WAY // np.gcd(_WAY, c.cin)
-        crowded = c.window > _WAYS * sets
-        macs = c.pixels * c.cout * c.window
-        return {
-            "padded_macs": c.pixels * _up(c.cout, 16) * c.window,
-            "macs_with_tail": np.where(tail, macs, 0),
-            "indirection": c.pixels * c.window,
-            # What begins anew with every row: addresses, borders, what is left of a vector.
-            "rows": c.hw_out * c.cout,
-            "row_taps": c.hw_out * c.cout * c.kernel_size,
-            "crowded_macs": np.where(crowded, macs, 0),
-            **_direct_depthwise(c),
-            "channels": c.cout,
-            "input": c.input,
-            "output": c.output,
-            "pixels": c.pixels,
-            "activated": activated,
-            "constant": one,
-        }
+        return _of_depthwise(c) | one
     if kind == "linear":
         padded = _up(c.cout, 16) * _up(c.cin, 4)
         # Nothing of it but weights: it follows the caches' sizes and bandwidths closely.
         beyond = _beyond("weights", c.weights, (0.5, 1, 1.5, 2, 2.5))
-        ends = {"input": c.cin, "output": c.cout, "constant": one}
-        return {"padded_macs": padded, **ends, **beyond}
+        return {"padded_macs": padded, "input": c.cin, "output": c.cout, **one, **beyond}
     tail = np.where(c.cin % 16 != 0, c.input, 0)
-    terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, "constant": one}
+    terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, **one}
     if kind == "se":
         terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
     elif kind == "pool":
@@ -157,6 +116,52 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         # Those that a runtime computes in float write four bytes for each they read.
         terms |= _beyond("input", c.input, (0.25, 0.5, 1, 1.4, 2))
     return terms
+
+
+def _of_convolution(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
+    # Of so many weights (in float, in INT8) a run begins with none in the caches (`measure`).
+    cold = {f"weights_from_{m}m": np.where(c.weights >= m * 1e6, c.weights, 0) for m in (1, 4)}
+    return {
+        # VNNI works on 16 output channels and 4 input bytes at a time.
+        "padded_macs": c.pixels * _up(c.cout, 16) * _up(c.window, 4),
+        "padded_output": c.pixels * _up(c.cout, 16),
+        "im2col": np.where(kind == "conv", c.pixels * c.window, 0),
+        "input": c.input,
+        "output": c.output,
+        "weights": c.weights,
+        "pixels": c.pixels,
+        "activated": _activated(c),
+        # Weights that outgrow a cache are fetched anew at every run.
+        **_beyond("weights", c.weights, (1, 2)),
+        **cold,
+        **(_direct(c) if kind == "conv" else {}),
+    }
+
+
+def _of_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
+    # Pixels that are a power of two of bytes apart share few sets of the first cache, 4 kB a way; a
+    # window's pixels then push each other out before the next channels are read.
+    crowded = c.window > _WAYS * (_WAY // np.gcd(_WAY, c.cin))
+    macs = c.pixels * c.cout * c.window
+    return {
+        "padded_macs": c.pixels * _up(c.cout, 16) * c.window,
+        "macs_with_tail": np.where(c.cout % 16 != 0, macs, 0),
+        "indirection": c.pixels * c.window,
+        # What begins anew with every row: addresses, borders, what is left of a vector.
+        "rows": c.hw_out * c.cout,
+        "row_taps": c.hw_out * c.cout * c.kernel_size,
+        "crowded_macs": np.where(crowded, macs, 0),
+        **_direct_depthwise(c),
+        "channels": c.cout,
+        "input": c.input,
+        "output": c.output,
+        "pixels": c.pixels,
+        "activated": _activated(c),
+    }
+
+
+def _activated(c: Columns) -> NDArray[np.int64]:
+    return np.where(c.activation > 0, c.output, 0)
 
 
 def _direct(c: Columns) -> dict[str, NDArray[np.int64]]:

@@ -91,8 +91,7 @@ class Job:
 
 def cold_mb(device: Device) -> float | None:
     """Millions of weights from which convolutions are timed cold; None on a device elsewhere."""
-    each = 1 if device.precision == "int8" else 4
-    return _COLD_MB / each if device.runs_here else None
+    return _COLD_MB / _bytes_each(device) if device.runs_here else None
 
 
 def _is_cold(device: Device, kernel: RuntimeKernel) -> bool:
@@ -117,14 +116,18 @@ def kernel_job(device: Device, kernel: RuntimeKernel, copies: int) -> Job:
     return Job(
         kernel_key(kernel, copies),
         lambda: device.kernel(kernel, copies),
-        keep_mb=_bytes_each(device) * elements / 1e6 + _MODEL_MB,
+        keep_mb=_keep_mb(device, elements / 1e6),
         cold=_is_cold(device, kernel),
     )
 
 
 def _bytes_each(device: Device) -> int:
+    return 1 if device.precision == "int8" else 4
+
+
+def _keep_mb(device: Device, millions: float) -> float:
     # Runtimes pack the weights anew, and may keep them as they came too.
-    return 2 * (1 if device.precision == "int8" else 4)
+    return 2 * _bytes_each(device) * millions + _MODEL_MB
 
 
 def network_job(device: Device, n: Network) -> Job:
@@ -132,7 +135,7 @@ def network_job(device: Device, n: Network) -> Job:
     return Job(
         n.key,
         lambda: device.network(n.blocks, n.code.resolution),
-        keep_mb=_bytes_each(device) * mparams(n.kernels) + _MODEL_MB,
+        keep_mb=_keep_mb(device, mparams(n.kernels)),
         visits=NETWORK_VISITS,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PredictorError
+from ..files import UNREADABLE_ARCHIVE
 from .features import FloatArray
 from .lowering import RuntimeKernel
 from .views import view_of
@@ -23,8 +23,6 @@ SCHEMA = 1
 _LEAST_US = 1e-3
 # Leaves of a tree are bits of one number, where they are not too many.
 _MOST_LEAVES = 64
-# A `RuntimeError` is zipfile's word for a version or method that a damaged header asks for.
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 # Rows whose bits stay in the CPU's cache.
 _ROWS_AT_ONCE = 512
 
@@ -246,7 +244,7 @@ class Regressor:
             return cls._from_arrays(arrays, kind)
         except KeyError as error:
             raise PredictorError(f"{where}: array {error} is missing") from error
-        except _UNREADABLE as error:
+        except UNREADABLE_ARCHIVE as error:
             raise PredictorError(f"{where}: not a readable kernel regressor: {error}") from error
 
     @classmethod

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ import msgspec
 import numpy as np
 
 from ..errors import ConfigError, LUTError
-from ..files import Record, convert, digest, exclusive, plain, write_atomically
+from ..files import UNREADABLE_ARCHIVE, Record, convert, digest, exclusive, plain, write_atomically
 from ..hyperspace import (
     BlockChoice,
     Chain,
@@ -58,16 +57,6 @@ _ROW = ("stage", "block", "window", "resolution", "cin")
 # NaN where they are not known.
 _ERRORS = ("loss_error", "paired_error")
 _LEVEL = 1
-# A `RuntimeError` is zipfile's word for a method or encryption that a damaged header asks for.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    KeyError,
-    EOFError,
-    OSError,
-    RuntimeError,
-)
 
 
 class LUTHeader(Record, frozen=True):
@@ -400,7 +389,7 @@ def _read(path: Path) -> tuple[LUTHeader, dict[str, np.ndarray], str]:
                     "import it again"
                 )
             columns = {name: _unpacked(archive, name) for name in _COLUMNS}
-    except _UNREADABLE as error:
+    except (*UNREADABLE_ARCHIVE, KeyError) as error:
         raise LUTError(f"{path}: truncated or not a LUT ({error})") from error
     fingerprint = meta.pop("fingerprint", "")
     try:
