@@ -5,9 +5,10 @@ and with labels, for a small fixed budget; and each gets the sum of its sub-stag
 from stages that were distilled once. Kendall's tau between the two, with bootstrap intervals over
 the subnets, for several ways to distil and to judge. Writes `block_kd_fidelity.json` and `.png`
 beside this script. Every training keeps its result in WORK; a run that was killed goes on there.
-What subnets reach alone depends on no way to distil, and may be taken from an earlier output.
+What subnets reach alone and what block losses say do not depend on each other, and either may be
+taken from an earlier output.
 
-    python benchmarks/block_kd_fidelity.py WORK [--dataset FOLDER] [--accuracies EARLIER.json]
+    python benchmarks/block_kd_fidelity.py WORK [--accuracies EARLIER.json] [--losses EARLIER.json]
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,7 @@ class Study(Record, frozen=True):
     alone_images, alone_epochs_fp32, alone_epochs_int8 : budget of such a training; INT8 epochs may
         be a share of one
     alone_batch, alone_rate_fp32, alone_rate_int8 : Adam with a one-cycle schedule
+    teacher_images : that teachers are trained on
     calibration_images, held_out_images : of a block loss
     test_images : of an accuracy
     ways : to distil, the default first
@@ -148,12 +151,13 @@ class Study(Record, frozen=True):
     subnets: int = 44
     seed: int = 0
     seeds: int = 2
-    alone_images: int = 20000
-    alone_epochs_fp32: float = 2
-    alone_epochs_int8: float = 0.25
-    alone_batch: int = 128
-    alone_rate_fp32: float = 6e-3
-    alone_rate_int8: float = 3e-4
+    alone_images: int = 60000
+    alone_epochs_fp32: float = 1
+    alone_epochs_int8: float = 0.1
+    alone_batch: int = 32
+    alone_rate_fp32: float = 3e-3
+    alone_rate_int8: float = 1.5e-4
+    teacher_images: int = 20000
     calibration_images: int = 512
     held_out_images: int = 2000
     test_images: int = 10000
@@ -285,8 +289,21 @@ def teacher_of(place: Place, way: Way) -> Teacher:
     """A way's teacher, trained by whichever process comes first."""
     path = place.folder / f"teacher-{way.teacher.widths[-1]}.pt"
     with exclusive(path, wait=True):
-        data = place.data(place.study.alone_images)
+        data = place.data(place.study.teacher_images)
         return train_teacher(HYPERSPACE, data, way.teacher, place.study.seed, path)
+
+
+def accuracy_path(place: Place, way: Way) -> Path:
+    """Where the accuracy of a way's teacher is kept."""
+    return place.folder / f"teacher-{way.teacher.widths[-1]}.json"
+
+
+def teacher_accuracy(place: Place, way: Way) -> None:
+    """Judge a way's teacher by the held-out images."""
+    path = accuracy_path(place, way)
+    if not path.is_file():
+        data = place.data(place.study.teacher_images)
+        write_atomically(path, to_json(accuracy(teacher_of(place, way), data)))
 
 
 def loss_path(place: Place, way: Way, stage: int, precision: Precision) -> Path:
@@ -350,18 +367,28 @@ def jobs(place: Place) -> list[Job]:
     study = place.study
     stages = range(len(HYPERSPACE.searchable))
     return [
-        partial(_teach, place, study.ways[0]),
+        partial(teacher_accuracy, place, study.ways[0]),
         *(
             partial(train_alone, place, i, seed)
             for seed in range(study.seeds)
             for i in range(study.subnets)
         ),
         *(partial(distil, place, way, stage) for way in study.ways for stage in stages),
+        *(partial(teacher_accuracy, place, way) for way in study.ways[1:]),
     ]
 
 
-def _teach(place: Place, way: Way) -> None:
-    teacher_of(place, way)
+def check_alike(place: Place, earlier: dict[str, Any], settings: Iterable[str]) -> None:
+    """Raise `ValueError`, naming what differs, unless an earlier output had these settings.
+
+    That of the subnets always counts.
+    """
+    here, there = plain(place.study), earlier["study"]
+    for key in ("subnets", "seed", *settings):
+        if there.get(key) != here[key]:
+            raise ValueError(f"study: {key} is {there.get(key)} there, not as here")
+    if [row["code"] for row in earlier["subnets"]] != [str(c) for c in subnets(place.study)]:
+        raise ValueError("subnets: other codes there than here")
 
 
 def take_accuracies(place: Place, earlier: dict[str, Any]) -> None:
@@ -373,16 +400,37 @@ def take_accuracies(place: Place, earlier: dict[str, Any]) -> None:
         Other subnets, or another budget; names the first setting that differs.
     """
     study = place.study
-    for key in (k for k in plain(study) if k.startswith(("subnets", "seed", "alone", "test"))):
-        if earlier["study"].get(key) != getattr(study, key):
-            raise ValueError(f"study: {key} is {earlier['study'].get(key)} there, not as here")
-    codes = [str(code) for code in subnets(study)]
-    if [row["code"] for row in earlier["subnets"]] != codes:
-        raise ValueError("subnets: other codes there than here")
+    budget = (k for k in plain(study) if k.startswith(("seeds", "alone", "test")))
+    check_alike(place, earlier, budget)
     for i, row in enumerate(earlier["subnets"]):
         for seed in range(study.seeds):
             path = place.folder / "alone" / f"{i}-{seed}.json"
             write_atomically(path, to_json({p.name: row[p.name][seed] for p in (FP32, INT8)}))
+
+
+def take_losses(place: Place, earlier: dict[str, Any]) -> None:
+    """Keep an earlier output's block losses and teachers' accuracies, as if they came from here.
+
+    Raises
+    ------
+    ValueError
+        Other subnets, or another way to distil; names the first setting that differs.
+    """
+    study = place.study
+    images = ("teacher_images", "calibration_images", "held_out_images", "test_images")
+    check_alike(place, earlier, ("ways", *images))
+    for way in study.ways:
+        content = to_json(earlier["teacher_accuracies"][way.name])
+        write_atomically(accuracy_path(place, way), content)
+        for precision, stage in product((FP32, INT8), range(len(HYPERSPACE.searchable))):
+            found = {
+                loss: [
+                    row["losses"][f"{way.name} {precision.name} {loss}"][stage]
+                    for row in earlier["subnets"]
+                ]
+                for loss in LOSSES
+            }
+            write_atomically(loss_path(place, way, stage, precision), to_json(found))
 
 
 def run_all(todo: Sequence[Job], workers: int, progress: Callable[[int], None]) -> None:
@@ -601,8 +649,7 @@ def summary(place: Place, found: Findings) -> dict[str, Any]:
     codes = subnets(study)
     return {
         "teacher_accuracies": {
-            way.name: accuracy(teacher_of(place, way), place.data(study.alone_images))
-            for way in study.ways
+            way.name: json.loads(accuracy_path(place, way).read_text()) for way in study.ways
         },
         "default": tau_row(boot, found, default),
         "noise": noise(boot, found),
@@ -664,6 +711,20 @@ def figure_rows(result: dict[str, Any]) -> list[tuple[str, list[float], str]]:
     return [*rows, ("one training to another", seeds, "#8a8f98")]
 
 
+def _taken(
+    place: Place, path: Path | None, take: Callable[[Place, dict[str, Any]], None], key: str
+) -> dict[str, Any]:
+    """Take what an earlier output has, if one is given; returns where and when it was measured."""
+    origin = provenance(*PACKAGES)
+    if path is None:
+        return origin
+    earlier = json.loads(path.read_text())
+    take(place, earlier)
+    of_all = {name: earlier[name] for name in origin}
+    found: dict[str, Any] = earlier.get(key, of_all)
+    return found
+
+
 def main() -> None:
     """Measure by the options of the command line, and write what comes out."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -671,22 +732,22 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, default=Path(FashionMNISTConfig().path))
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
     parser.add_argument("--accuracies", type=Path, help="earlier output, for what subnets reach")
+    parser.add_argument("--losses", type=Path, help="earlier output, for block losses")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     place = Place(STUDY, options.dataset, options.work)
-    origin = provenance(*PACKAGES)
-    if options.accuracies:
-        earlier = json.loads(options.accuracies.read_text())
-        take_accuracies(place, earlier)
-        origin = earlier.get("accuracies_from") or {key: earlier[key] for key in origin}
+    origins = {
+        "accuracies_from": _taken(place, options.accuracies, take_accuracies, "accuracies_from"),
+        "losses_from": _taken(place, options.losses, take_losses, "losses_from"),
+    }
     todo = jobs(place)
     run_all(todo, options.workers, lambda done: print(f"{done} of {len(todo)}", flush=True))
     found = findings(place)
     result = {
         **provenance(*PACKAGES),
         "space": str(SPACE),
-        "accuracies_from": origin,
+        **origins,
         "study": plain(STUDY),
         **summary(place, found),
     }

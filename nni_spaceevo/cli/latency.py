@@ -30,8 +30,8 @@ PROFILE_OPTIONS = {
     "rounds": "quiet visits to each kernel; default: 5",
     "kernels_per_type": "measured at first; default: 100",
     "more_kernels": "measured then, where errors are; default: 700",
-    "calibration_networks": "measured whole; default: 60",
-    "validation_networks": "held out; default: 60",
+    "calibration_networks": "measured whole; default: 45",
+    "validation_networks": "held out; default: 45",
 }
 
 

@@ -28,7 +28,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     *("hw", "hw_out", "cin", "cout", "kernel_size", "stride", "squeezed"),
     *("log_macs", "log_input", "log_output", "log_weights", "pixels_mod4", "pixels_mod16"),
     *(f"{c}_mod{m}" for c in ("cin", "cout") for m in _MODULI),
-    *("cin_pow2", "cout_pow2", "activation", "log_base"),
+    *("cin_pow2", "cout_pow2", "activation", "log_base", "positive"),
 )
 
 
@@ -39,17 +39,18 @@ class Columns:
         rows = [
             (
                 *(k.hw, k.cin, k.cout, k.kernel_size, k.stride, k.squeezed),
-                *(_ACTIVATION_CODES[k.activation], k.type == "dwconv"),
+                *(_ACTIVATION_CODES[k.activation], k.type == "dwconv", k.positive),
             )
             for k in kernels
         ]
-        table = np.array(rows, np.int64).reshape(len(rows), 8)
+        table = np.array(rows, np.int64).reshape(len(rows), 9)
         self.hw, self.cin, self.cout, self.kernel_size, self.stride, self.squeezed = table.T[:6]
-        self.activation = table.T[6]
+        self.activation, self.positive = table.T[6], table.T[8]
         self.hw_out = -(-self.hw // self.stride)
         self.pixels = self.hw_out**2
         self.window = self.kernel_size**2 * np.where(table[:, 7] == 1, 1, self.cin)
         self.inner, self.rows_read = self._inner(), self._rows_read()
+        self.outside = (self.hw_out * self.kernel_size) ** 2 - self.rows_read**2
         self.input = self.hw**2 * self.cin
         self.output = self.pixels * self.cout
         self.weights = np.where(
@@ -109,6 +110,7 @@ def _terms(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     terms = {"input": c.input, "input_with_tail": tail, "channels": c.cin, **one}
     if kind == "se":
         terms |= {"weights": c.weights, "pixels": c.pixels, "squeezed": c.squeezed}
+        terms |= {"activated_input": np.where(c.activation > 0, c.input, 0)}
     elif kind == "pool":
         # XNNPACK and ONNX Runtime both add up seven pixels at a time.
         terms |= {"seven_pixels": -(-c.pixels // 7) * c.cin}
@@ -131,6 +133,7 @@ def _of_convolution(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         "weights": c.weights,
         "pixels": c.pixels,
         "activated": _activated(c),
+        "outside_macs": _outside(c) * c.cin * _up(c.cout, 8),
         # Weights that outgrow a cache are fetched anew at every run.
         **_beyond("weights", c.weights, (1, 2)),
         **cold,
@@ -152,12 +155,19 @@ def _of_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
         "row_taps": c.hw_out * c.cout * c.kernel_size,
         "crowded_macs": np.where(crowded, macs, 0),
         **_direct_depthwise(c),
+        **_grouped_depthwise(c),
         "channels": c.cout,
         "input": c.input,
         "output": c.output,
         "pixels": c.pixels,
         "activated": _activated(c),
+        "outside_macs": _outside(c) * _up(c.cout, 8),
     }
+
+
+def _outside(c: Columns) -> NDArray[np.int64]:
+    """Products with what lies outside the image, which is not zero where zero is not 0 itself."""
+    return np.where(c.positive == 1, 0, c.outside)
 
 
 def _activated(c: Columns) -> NDArray[np.int64]:
@@ -192,6 +202,20 @@ def _direct_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
     }
 
 
+def _grouped_depthwise(c: Columns) -> dict[str, NDArray[np.int64]]:
+    """What a depthwise convolution costs for each group of vectors that it computes at a time.
+
+    oneDNN (OpenVINO's INT8) takes up to four vectors of 8 channels at a time, as many as divide
+    their number: at 53 vectors it computes one by one, and takes 1.5 times as long as at 52.
+    """
+    vectors = -(-c.cout // 8)
+    at_once = np.ones_like(vectors)
+    for count in (2, 3, 4):
+        at_once = np.where(vectors % count == 0, count, at_once)
+    groups = vectors // at_once
+    return {"group_rows": c.hw_out * groups, "group_taps": c.pixels * c.window * groups}
+
+
 def _beyond(
     what: str, values: NDArray[np.int64], knees: Sequence[float]
 ) -> dict[str, NDArray[np.int64]]:
@@ -211,5 +235,6 @@ def residual_features(columns: Columns, base_us: FloatArray) -> FloatArray:
         *(c.cin & -c.cin, c.cout & -c.cout),
         c.activation,
         np.log(base_us),
+        c.positive,
     ]
     return np.stack([np.asarray(p, np.float64) for p in parts], axis=1)

@@ -184,6 +184,8 @@ def kernel_nodes(w: GraphWriter, inputs: Sequence[str], kernel: RuntimeKernel) -
         case "pool":
             return w.quantized(w.node("GlobalAveragePool", [value]), SIGNED)
         case "se":
+            if k.activation != "none":
+                value = kernel_nodes(w, inputs, RuntimeKernel(k.activation, k.hw, k.cin, k.cin))
             return w.squeeze_excite(value, SqueezeExciteStep("kernel", k.cin, k.squeezed))
         case "linear":
             return w.linear(value, LinearStep("kernel", k.cin, k.cout))

@@ -17,6 +17,7 @@ from msgspec import field
 from ..errors import PredictorError
 from ..files import Record
 from ..hyperspace import Kernel, PlacedBlock
+from .graph import RANGES
 
 # Kernels that an activation can follow, and those that stand alone.
 ACTIVATED = ("conv1x1", "conv", "dwconv", "add")
@@ -47,8 +48,10 @@ class RuntimeKernel:
     cin, cout : input and output channels; equal for all but convolutions, linear and blocks
     kernel_size, stride : of convolutions and blocks
     squeezed : inner channels of an "se"
-    activation : computed within the kernel and part of its price; "sum" for a residual sum
+    activation : computed within the kernel and part of its price; "sum" for a residual sum; of an
+        "se" what it reads
     expand : expand ratio of a block, 0 where it has none
+    positive : its input is never negative, as after relu; told only where that makes a difference
     """
 
     type: str
@@ -60,6 +63,7 @@ class RuntimeKernel:
     squeezed: int = 0
     activation: str = "none"
     expand: float = 0.0
+    positive: bool = False
 
     @property
     def unit(self) -> str:
@@ -71,7 +75,9 @@ class RuntimeKernel:
         """Text that names it in the file of measurements."""
         numbers = (self.hw, self.cin, self.cout, self.kernel_size, self.stride, self.squeezed)
         key = "/".join((self.unit, *map(str, numbers)))
-        return f"{key}/{self.expand:g}" if self.expand else key
+        if self.expand:
+            key = f"{key}/{self.expand:g}"
+        return f"{key}/positive" if self.positive else key
 
     @property
     def weights(self) -> int:
@@ -99,6 +105,11 @@ class Lowering(Record, frozen=True):
     free : activations that cost nothing, by the kernel type they follow
     unaligned : units that start other operators where channels do not fill the runtime's vectors
     sums_within : kernel types that a sum is computed within; there is then no "add" by itself
+    sums_in_main : that is the last convolution of the main path, not the shortcut's; predictors
+        older than this field were fitted with the latter
+    within_se : activations that are computed for a squeeze-and-excite after them otherwise than
+        for other kernels, and are priced as a part of it
+    positive : kernel types that run otherwise on inputs that are never negative
     whole_blocks : a block is one unit; the rest is then empty
     """
 
@@ -107,7 +118,15 @@ class Lowering(Record, frozen=True):
     free: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unaligned: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sums_within: tuple[str, ...] = ()
+    sums_in_main: bool = False
+    within_se: tuple[str, ...] = ()
+    positive: tuple[str, ...] = ()
     whole_blocks: bool = False
+
+    @property
+    def by_neighbours(self) -> bool:
+        """Whether how a kernel runs depends on those before it in its block."""
+        return bool(self.sums_within or self.within_se or self.positive)
 
     def lower_block(self, block: PlacedBlock) -> tuple[RuntimeKernel, ...]:
         """Runtime kernels of one block; raises as `lower`."""
@@ -116,16 +135,35 @@ class Lowering(Record, frozen=True):
         return tuple(part for parts in self.lower_each(block.kernels) for part in parts)
 
     def lower_each(self, kernels: Sequence[Kernel]) -> list[tuple[RuntimeKernel, ...]]:
-        """Runtime kernels of each kernel of a block; raises as `lower`, or for a lost sum."""
+        """Runtime kernels of each kernel of a block; raises as `lower`, or for a lost sum.
+
+        What the block reads may be negative, as it is after most blocks.
+        """
         found = [self.lower(kernel) for kernel in kernels]
         for i, kernel in enumerate(kernels):
             if kernel.op == "add" and self.sums_within:
-                self._sum_within(found, i)
+                self._sum_within(found, kernels, i)
+            if kernel.op == "se" and i:
+                self._within_se(found, i)
+            if found[i] and i and kernels[i - 1].activation in RANGES:
+                main, *rest = found[i]
+                positive = main.type in self.positive and main.kernel_size > 1
+                found[i] = (replace(main, positive=positive), *rest)
         return found
 
-    def _sum_within(self, found: list[tuple[RuntimeKernel, ...]], end: int) -> None:
+    def _within_se(self, found: list[tuple[RuntimeKernel, ...]], at: int) -> None:
+        """Move an activation that runs on its own into the squeeze-and-excite after it."""
+        *before, last = found[at - 1]
+        if last.type in self.within_se:
+            found[at - 1] = tuple(before)
+            found[at] = (replace(found[at][0], activation=last.type),)
+
+    def _sum_within(
+        self, found: list[tuple[RuntimeKernel, ...]], kernels: Sequence[Kernel], end: int
+    ) -> None:
         """Move a sum into the last convolution before it."""
-        for i in reversed(range(end)):
+        passed = self.sums_in_main and end > 1 and not _in_a_row(*kernels[end - 2 : end])
+        for i in reversed(range(end - passed)):
             last = found[i][-1] if found[i] else None
             if last is not None and last.unit in self.sums_within:
                 found[i] = (*found[i][:-1], replace(last, activation=SUM))
@@ -182,6 +220,11 @@ class Lowering(Record, frozen=True):
             for part in self.lower(kernel):
                 counts.update(name.partition(":")[0] for name in self.operators[part.unit])
         return counts
+
+
+def _in_a_row(first: Kernel, second: Kernel) -> bool:
+    """Whether the second can read what the first writes; a shortcut cannot, or it were none."""
+    return (first.hw_out, first.cout) == (second.hw, second.cin)
 
 
 def _main_kernel(kernel: Kernel, activation: str = "none") -> RuntimeKernel:

@@ -46,7 +46,7 @@ _RUNS_US = 10_000
 # often. Not the least of these visits counts: one in a rare moment with all of the memory's
 # bandwidth would decide. On a busy host the least of two times 18 visits differed by over 6 % for a
 # tenth of the networks, their lower quintile by over 2.3 %.
-NETWORK_VISITS, NETWORK_QUANTILE = 8, 20
+NETWORK_VISITS, NETWORK_QUANTILE = 6, 20
 # A visit that ended in a slow moment is tried so many times.
 _TRIES = 3
 # Share of the free memory for models kept between visits, and megabytes that a runtime takes for a

@@ -359,7 +359,7 @@ class LatencyPredictor:
             return [parts.setdefault(part, len(parts)) for part in lowered]
 
         # Where kernels do not depend on those before them, each is lowered once.
-        together = self.lowering.whole_blocks or bool(self.lowering.sums_within)
+        together = self.lowering.whole_blocks or self.lowering.by_neighbours
 
         @cache
         def lower(kernel: Kernel) -> tuple[list[int], float]:

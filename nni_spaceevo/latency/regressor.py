@@ -250,10 +250,12 @@ class Regressor:
     @classmethod
     def _from_arrays(cls, arrays: dict[str, np.ndarray], kind: str) -> Regressor:
         view = view_of(kind)
+        # Trees ask for features by number, and new ones are added at the end.
+        known = view.feature_names[: arrays["feature_names"].size]
         expected = {
             "schema": np.array(SCHEMA),
             "kind": np.array(kind),
-            "feature_names": np.array(view.feature_names),
+            "feature_names": np.array(known),
         }
         for name, value in expected.items():
             if not np.array_equal(arrays[name], value):
@@ -263,7 +265,7 @@ class Regressor:
         given = np.asarray(arrays["weights"], np.float64)
         weights = _weights(arrays["base_names"].tolist(), given, view.base_names)
         trees = Trees(**{f.name: arrays[f"trees_{f.name}"] for f in fields(Trees)})
-        trees.check(len(view.feature_names))
+        trees.check(len(known))
         return cls(kind, weights, trees)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from distill.data.folders import write_idx
+from msgspec import structs
 from scipy.stats import kendalltau
 
 from nni_spaceevo.distill.config import DistillConfig, TeacherConfig
@@ -85,6 +87,7 @@ def place(fidelity, tmp_path_factory):
         ),
         subnets=3,
         alone_images=96,
+        teacher_images=96,
         alone_epochs_fp32=1,
         alone_epochs_int8=0.5,
         alone_batch=16,
@@ -193,3 +196,21 @@ def test_accuracies_of_an_earlier_output_are_taken_if_it_is_of_the_same_training
     }.items()
     with pytest.raises(ValueError, match="alone_batch is 7 there"):
         fidelity.take_accuracies(other, {**earlier, "study": earlier["study"] | {"alone_batch": 7}})
+
+
+def test_losses_of_an_earlier_output_are_taken_if_it_is_of_the_same_ways(
+    fidelity, place, finished, tmp_path
+):
+    earlier = {"study": plain(place.study), **fidelity.summary(place, finished)}
+    study = structs.replace(place.study, alone_batch=7)
+    other = fidelity.Place(study, place.dataset, tmp_path)
+    fidelity.take_losses(other, earlier)
+    shutil.copytree(place.folder / "alone", other.folder / "alone")
+    taken = fidelity.findings(other)
+    for key, losses in finished.losses.items():
+        assert taken.losses[key] == pytest.approx(losses, abs=1e-6)
+    accuracies = fidelity.summary(other, taken)["teacher_accuracies"]
+    assert accuracies == earlier["teacher_accuracies"]
+    fewer = {**earlier, "study": earlier["study"] | {"ways": earlier["study"]["ways"][1:]}}
+    with pytest.raises(ValueError, match="ways is"):
+        fidelity.take_losses(other, fewer)

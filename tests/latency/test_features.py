@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +61,18 @@ def test_windows_inside_and_rows_read_are_those_that_torch_sees(hw, size, stride
     parts = terms["inner_macs_by_8"] + terms["border_macs_by_8"]
     assert parts == pytest.approx(int(row.sum()) * size * row.shape[-1] * 8 * 8 / 1e3)
     assert (terms["border_macs_by_8"] == 0) == (columns.inner[0] == row.shape[-1])
+
+
+@pytest.mark.parametrize(("hw", "size", "stride"), [(1, 3, 1), (5, 7, 1), (6, 5, 2), (14, 3, 2)])
+def test_products_with_what_lies_outside_cost_unless_it_is_zero(hw, size, stride):
+    ones, filters = torch.ones(1, 1, hw, hw), torch.ones(1, 1, size, size)
+    inside = F.conv2d(ones, filters, stride=stride, padding=size // 2)
+    outside = inside.numel() * size**2 - int(inside.sum())
+    kernels = [RuntimeKernel("conv", hw, 24, 16, size, stride, positive=p) for p in (False, True)]
+    for kind, of_one in (("conv", outside * 24 * 16), ("dwconv", outside * 16)):
+        terms = base_terms(kind, Columns([replace(k, type=kind) for k in kernels]))
+        found = terms[:, base_names(kind).index("outside_macs")]
+        assert found.tolist() == [pytest.approx(of_one / 1e3), 0]
 
 
 def test_weights_are_told_cold_from_a_million_of_floats_on():

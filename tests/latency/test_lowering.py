@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from nni_spaceevo.errors import PredictorError
 from nni_spaceevo.hyperspace import BlockConfig, Kernel, PlacedBlock
-from nni_spaceevo.latency.lowering import Lowering, RuntimeKernel, lowering_of
+from nni_spaceevo.latency.lowering import SUM, Lowering, RuntimeKernel, lowering_of
 
 from .conftest import LOWERING
 
@@ -92,6 +93,63 @@ def test_a_device_measured_by_blocks_lowers_to_whole_blocks():
     assert (part.activation, part.expand) == ("relu6", 6.0)
 
 
+def by_neighbours(**fields) -> Lowering:
+    return structs.replace(LOWERING, **fields)
+
+
+def test_padded_convolutions_are_told_that_their_input_is_never_negative():
+    lowering = by_neighbours(positive=("conv", "dwconv"))
+    block = PlacedBlock(BlockConfig("resnet", 16, 32, 3, stride=2, expand=1, activation="relu"), 8)
+    first, padded, *others = lowering.lower_block(block)
+    assert padded == RuntimeKernel("conv", 8, 32, 32, 3, 2, positive=True)
+    assert not any(k.positive for k in (first, *others))
+    # Of what a block reads nothing is known, and hswish has negative results.
+    mbv1 = BlockConfig("mbv1_dual", 16, 16, 3, activation="relu")
+    told = [k.positive for k in lowering.lower_block(PlacedBlock(mbv1, 8)) if k.type == "dwconv"]
+    assert told == [False, True]
+    mbv3 = BlockConfig("mbv3_res", 16, 16, 3, expand=4, activation="hswish")
+    assert not any(k.positive for k in lowering.lower_block(PlacedBlock(mbv3, 8)))
+    # A device to which it makes no difference does not ask.
+    assert not any(k.positive for k in LOWERING.lower_block(block))
+
+
+@pytest.mark.parametrize("kind", ["mbv2_res", "resnet", "fused_mb_res", "mbv1_dual"])
+@pytest.mark.parametrize(("cin", "stride"), [(16, 1), (16, 2), (32, 1)])
+def test_sums_are_computed_where_the_main_path_ends(kind, cin, stride):
+    lowering = by_neighbours(
+        operators={**LOWERING.operators, "conv1x1+sum": CONV},
+        sums_within=("conv1x1", "conv"),
+        sums_in_main=True,
+    )
+    expand = None if kind == "mbv1_dual" else 2
+    config = BlockConfig(kind, cin, 32, 3, stride=stride, expand=expand, activation="relu")
+    parts = lowering.lower_block(PlacedBlock(config, 8))
+    (place,) = (i for i, k in enumerate(parts) if k.activation == SUM)
+    has_shortcut = (cin, stride) != (32, 1)
+    assert place == len(parts) - 1 - has_shortcut
+    assert parts[place].stride == 1
+    # Predictors of before were fitted with the sum in the very last.
+    before = structs.replace(lowering, sums_in_main=False).lower_block(PlacedBlock(config, 8))
+    assert before[-1].activation == SUM
+
+
+def test_squeeze_excite_takes_the_activation_before_it_along():
+    block = PlacedBlock(BlockConfig("mbv3_res", 16, 16, 3, expand=4, activation="hswish"), 8)
+    alone = LOWERING.lower_block(block)
+    joined = by_neighbours(within_se=("hswish",)).lower_block(block)
+    kinds = ["conv1x1", "hswish", "dwconv", "se", "conv1x1", "add"]
+    assert [k.type for k in joined] == kinds
+    assert [k.type for k in alone] == [*kinds[:3], "hswish", *kinds[3:]]
+    (se,) = (k for k in joined if k.type == "se")
+    assert (se.unit, se.squeezed) == ("se+hswish", 16)
+    # After an activation that is free there is nothing to take along.
+    resnet = BlockConfig("resnet_se", 16, 16, 3, expand=1, activation="relu")
+    units = [
+        k.unit for k in by_neighbours(within_se=("hswish",)).lower_block(PlacedBlock(resnet, 8))
+    ]
+    assert "se" in units
+
+
 def test_weights_are_those_of_the_abstract_kernels():
     block = PlacedBlock(BlockConfig("mbv3_res", 16, 16, 3, expand=4), 8)
     of_kernels = [RuntimeKernel("conv1x1", 8, 16, 64), RuntimeKernel("dwconv", 8, 64, 64, 3)]
@@ -109,6 +167,7 @@ def test_keys_tell_all_kernels_apart():
         RuntimeKernel("conv", 1, 2, 3, 4, 5, 6, "hswish"),
         RuntimeKernel("conv", 1, 2, 3, 4, 5, 6, "hswish", 1.5),
         RuntimeKernel("conv", 1, 2, 3, 4, 5, 7),
+        RuntimeKernel("conv", 1, 2, 3, 4, 5, 6, positive=True),
     ]
     assert len({k.key for k in variants}) == len(variants)
     assert variants[0].key == "conv/1/2/3/4/5/6"

@@ -10,6 +10,7 @@ from nni_spaceevo.errors import PredictorError
 from nni_spaceevo.latency.features import base_names
 from nni_spaceevo.latency.lowering import RuntimeKernel
 from nni_spaceevo.latency.regressor import Regressor, Trees
+from nni_spaceevo.latency.views import view_of
 
 KERNELS = [RuntimeKernel("conv", hw, c, 2 * c, 3) for hw in (4, 9) for c in (8, 20, 64)]
 
@@ -96,7 +97,7 @@ def test_a_file_that_asks_for_another_version_of_zip_is_refused(regressor):
     [
         ("schema", np.array(9), "schema is 9, expected 1"),
         ("kind", np.array("pool"), "kind is 'pool', expected 'conv'"),
-        ("feature_names", np.array(["hw"]), "feature_names"),
+        ("feature_names", np.array(["hw", "color"]), r"feature_names is \['hw', 'color'\]"),
         ("base_names", np.array(["macs"] * len(base_names("conv"))), r"base_names has \['macs'\]"),
         ("weights", None, "'weights' is missing"),
         ("weights", np.ones(1), "weights are not finite numbers, one per base term"),
@@ -121,6 +122,15 @@ def test_a_file_older_than_a_base_term_predicts_as_it_did(regressor):
     read = Regressor.from_bytes(older, "conv", "here")
     without = replace(regressor, weights=np.insert(weights, newest, 0.0))
     assert np.array_equal(read.predict_us(KERNELS), without.predict_us(KERNELS))
+
+
+def test_a_file_older_than_a_feature_predicts_as_it_did(regressor):
+    names = view_of("conv").feature_names
+    unused = len(names) - 1
+    assert unused not in regressor.trees.feature
+    older = repacked(regressor.to_bytes(), feature_names=np.array(names[:unused]))
+    read = Regressor.from_bytes(older, "conv", "here")
+    assert np.array_equal(read.predict_us(KERNELS), regressor.predict_us(KERNELS))
 
 
 def test_damaged_trees_are_refused(regressor):

@@ -129,7 +129,7 @@ class Device(ABC):
 
     def lowering(self) -> Lowering:
         """How the runtime runs every kind of kernel, detected by probing."""
-        found = {p.unit: self.operators(p) for p in probes(_PROBE_WIDTH)}
+        found = {p.unit: self.operators(p) for p in probes()}
         told = {unit: operators for unit, operators in found.items() if operators is not None}
         if len(told) < len(found):
             return Lowering(operators=dict.fromkeys(found, ("not told",)))
@@ -148,10 +148,11 @@ class Device(ABC):
             free=lowering.free,
             unaligned=unaligned,
             sums_within=sums_within,
+            sums_in_main=bool(sums_within),
         )
 
 
-def probes(width: int) -> list[RuntimeKernel]:
+def probes(width: int = _PROBE_WIDTH) -> list[RuntimeKernel]:
     """One kernel of every unit that networks consist of."""
     kernels = []
     for kind in (*ACTIVATED, *PLAIN):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from nni_spaceevo.errors import DeviceError
-from nni_spaceevo.hyperspace import BlockConfig, chain_kernels, load_hyperspace
+from nni_spaceevo.hyperspace import BlockConfig, load_hyperspace, place
 from nni_spaceevo.latency.devices import get_device
 from nni_spaceevo.latency.graph import subnet_model
 from nni_spaceevo.latency.kernel_graph import idle_model
@@ -35,7 +36,13 @@ SUMMING = [
     RuntimeKernel("conv1x1", 14, 24, 16, activation=SUM),
     RuntimeKernel("conv", 14, 16, 24, 3, 2, activation=SUM),
 ]
-KERNELS = [kernel for kernel in WITH_ADD if kernel.type != "add"] + SUMMING
+# What they read has no zero point; squeeze-and-excite computes what it reads.
+NEIGHBOURED = [
+    RuntimeKernel("conv", 14, 16, 24, 3, 2, positive=True),
+    RuntimeKernel("dwconv", 14, 24, 24, 5, positive=True),
+    RuntimeKernel("se", 14, 32, 32, squeezed=8, activation="hswish"),
+]
+KERNELS = [kernel for kernel in WITH_ADD if kernel.type != "add"] + SUMMING + NEIGHBOURED
 # In a chain without branches OpenVINO moves strides to the convolution before; in networks the
 # input of a block has two readers, so strides stay where they are.
 UNSTRIDED = [replace(kernel, stride=1) for kernel in KERNELS]
@@ -83,11 +90,50 @@ def test_swish_is_computed_in_float_by_generated_code(lowering):
         assert lowering.in_float(activation) == ("Subgraph:float32",)
 
 
+def test_what_depends_on_the_neighbours_is_told(lowering):
+    assert lowering.positive == ("conv", "dwconv")
+    assert lowering.within_se == ("swish", "hswish")
+    for name in lowering.within_se:
+        extra = Counter(lowering.operators[f"se+{name}"]) - Counter(lowering.operators["se"])
+        assert extra == Counter(["Subgraph:float32"])
+
+
+@pytest.mark.parametrize("kind", ["mbv2_res", "resnet", "mbv1_dual"])
+def test_the_main_path_writes_the_sum_not_the_shortcut(lowering, kind):
+    assert lowering.sums_in_main
+    expand = None if kind == "mbv1_dual" else 2
+    strided = BlockConfig(kind, 16, 32, 3, stride=2, expand=expand, activation="relu")
+    model = subnet_model([BLOCKS[0], strided], 64, np.random.default_rng(0))
+    nodes = compiled(model).get_runtime_model().get_ordered_ops()
+    names = [str(n.get_rt_info()["originalLayersNames"].astype(str)).split(",") for n in nodes]
+    (summing,) = (of for of in names if any(name.startswith("Add_") for name in of))
+    (number,) = (int(name[5:]) for name in summing if re.fullmatch(r"Conv_\d+", name))
+    # The shortcut is written last.
+    convolutions = [n.name for n in model.graph.node if n.op_type == "Conv"]
+    assert f"Conv_{number}" == convolutions[-2]
+
+
+def test_before_squeeze_excite_hswish_is_written_twice():
+    """As uint8 for the pool and in float for the product, which alone it is not."""
+
+    def written(kernel: RuntimeKernel) -> int:
+        nodes = compiled(alone(kernel, 1)).get_runtime_model().get_ordered_ops()
+        (node,) = (
+            n
+            for n in nodes
+            if "HardSwish" in str(n.get_rt_info()["originalLayersNames"].astype(str))
+        )
+        return len(node.outputs())
+
+    assert written(RuntimeKernel("hswish", 14, 32, 32)) == 1
+    assert written(RuntimeKernel("se", 14, 32, 32, squeezed=8, activation="hswish")) == 2
+
+
 @pytest.mark.parametrize("option", ONNXW.block_types, ids=lambda o: o.type)
 def test_networks_consist_of_kernels(lowering, option):
     blocks = chain(option, 64)
     model = compiled(subnet_model(blocks, 32, np.random.default_rng(0)))
-    kernels = [part for k in chain_kernels(blocks, 32) for part in lowering.lower(k)]
+    kernels = [part for block in place(blocks, 32) for part in lowering.lower_block(block)]
     lowered = [name for kernel in kernels for name in lowering.operators[kernel.unit]]
     assert computing(executed(model)) == computing(lowered)
 
