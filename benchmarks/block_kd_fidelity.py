@@ -151,9 +151,9 @@ class Study(Record, frozen=True):
     subnets: int = 44
     seed: int = 0
     seeds: int = 2
-    alone_images: int = 60000
+    alone_images: int = 40000
     alone_epochs_fp32: float = 1
-    alone_epochs_int8: float = 0.1
+    alone_epochs_int8: float = 0.125
     alone_batch: int = 32
     alone_rate_fp32: float = 3e-3
     alone_rate_int8: float = 1.5e-4
@@ -383,7 +383,7 @@ def check_alike(place: Place, earlier: dict[str, Any], settings: Iterable[str]) 
 
     That of the subnets always counts.
     """
-    here, there = plain(place.study), earlier["study"]
+    here, there = json.loads(to_json(place.study)), earlier["study"]
     for key in ("subnets", "seed", *settings):
         if there.get(key) != here[key]:
             raise ValueError(f"study: {key} is {there.get(key)} there, not as here")

@@ -98,7 +98,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     right.set_yticks(range(len(rows)), [_label(row["kernel"]) for row in rows])
     right.invert_yaxis()
     right.axvline(1, color="#b8bcc2", linestyle=":")
-    right.set(xlabel="time on inputs that are never negative / on others", title=DEVICES[OF_SIGNS])
+    right.set(xlabel="time, never negative / other inputs", title=DEVICES[OF_SIGNS])
     figure.savefig(path, metadata={"Software": None})
 
 

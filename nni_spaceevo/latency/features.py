@@ -126,7 +126,11 @@ def _of_convolution(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
     return {
         # VNNI works on 16 output channels and 4 input bytes at a time.
         "padded_macs": c.pixels * _up(c.cout, 16) * _up(c.window, 4),
+        # AVX2 on 8.
+        "padded_macs_by_8": c.pixels * _up(c.cout, 8) * _up(c.window, 4),
         "padded_output": c.pixels * _up(c.cout, 16),
+        # With a stride, what is read is gathered first.
+        "gathered": np.where(c.stride > 1, c.pixels * c.cin, 0),
         "im2col": np.where(kind == "conv", c.pixels * c.window, 0),
         "input": c.input,
         "output": c.output,
@@ -134,6 +138,8 @@ def _of_convolution(kind: str, c: Columns) -> dict[str, NDArray[np.int64]]:
         "pixels": c.pixels,
         "activated": _activated(c),
         "outside_macs": _outside(c) * c.cin * _up(c.cout, 8),
+        # What starts an operator; a sum may be what it adds to others, which is none.
+        "started": np.where(c.activation == _ACTIVATION_CODES[SUM], 0, 1000),
         # Weights that outgrow a cache are fetched anew at every run.
         **_beyond("weights", c.weights, (1, 2)),
         **cold,
