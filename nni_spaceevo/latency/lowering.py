@@ -17,7 +17,6 @@ from msgspec import field
 from ..errors import PredictorError
 from ..files import Record
 from ..hyperspace import Kernel, PlacedBlock
-from .graph import RANGES
 
 # Kernels that an activation can follow, and those that stand alone.
 ACTIVATED = ("conv1x1", "conv", "dwconv", "add")
@@ -27,6 +26,8 @@ ACTIVATIONS = ("relu", "relu6", "swish", "hswish", "hsigmoid")
 # Clipping is part of requantizing and of a convolution's last step, so where it starts no operator
 # it costs nothing; other activations that are computed within a kernel still cost arithmetic.
 _CLIPPING = ("relu", "relu6")
+# Activations without negative results.
+NEVER_NEGATIVE = ("relu", "relu6", "hsigmoid")
 # In place of an activation: the residual sum is computed within the kernel.
 SUM = "sum"
 # Kernels that a sum can be computed within.
@@ -145,7 +146,7 @@ class Lowering(Record, frozen=True):
                 self._sum_within(found, kernels, i)
             if kernel.op == "se" and i:
                 self._within_se(found, i)
-            if found[i] and i and kernels[i - 1].activation in RANGES:
+            if found[i] and i and kernels[i - 1].activation in NEVER_NEGATIVE:
                 main, *rest = found[i]
                 positive = main.type in self.positive and main.kernel_size > 1
                 found[i] = (replace(main, positive=positive), *rest)

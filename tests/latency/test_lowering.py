@@ -5,7 +5,14 @@ from msgspec import structs
 
 from nni_spaceevo.errors import PredictorError
 from nni_spaceevo.hyperspace import BlockConfig, Kernel, PlacedBlock
-from nni_spaceevo.latency.lowering import SUM, Lowering, RuntimeKernel, lowering_of
+from nni_spaceevo.latency.graph import RANGES
+from nni_spaceevo.latency.lowering import (
+    NEVER_NEGATIVE,
+    SUM,
+    Lowering,
+    RuntimeKernel,
+    lowering_of,
+)
 
 from .conftest import LOWERING
 
@@ -111,6 +118,12 @@ def test_padded_convolutions_are_told_that_their_input_is_never_negative():
     assert not any(k.positive for k in lowering.lower_block(PlacedBlock(mbv3, 8)))
     # A device to which it makes no difference does not ask.
     assert not any(k.positive for k in LOWERING.lower_block(block))
+
+
+def test_what_is_never_negative_has_no_zero_point_in_files():
+    assert {name: zero_point for name, (_, zero_point) in RANGES.items()} == dict.fromkeys(
+        NEVER_NEGATIVE, 0
+    )
 
 
 @pytest.mark.parametrize("kind", ["mbv2_res", "resnet", "fused_mb_res", "mbv1_dual"])
