@@ -144,19 +144,19 @@ class Lowering(Record, frozen=True):
         for i, kernel in enumerate(kernels):
             if kernel.op == "add" and self.sums_within:
                 self._sum_within(found, kernels, i)
-            if kernel.op == "se" and i:
+            elif kernel.op == "se" and i:
                 self._within_se(found, i)
-            if found[i] and i and kernels[i - 1].activation in NEVER_NEGATIVE:
+            elif kernel.op in self.positive and i and kernel.kernel_size > 1:
                 main, *rest = found[i]
-                positive = main.type in self.positive and main.kernel_size > 1
+                positive = kernels[i - 1].activation in NEVER_NEGATIVE
                 found[i] = (replace(main, positive=positive), *rest)
         return found
 
     def _within_se(self, found: list[tuple[RuntimeKernel, ...]], at: int) -> None:
         """Move an activation that runs on its own into the squeeze-and-excite after it."""
-        *before, last = found[at - 1]
-        if last.type in self.within_se:
-            found[at - 1] = tuple(before)
+        last = found[at - 1][-1] if found[at - 1] else None
+        if last is not None and last.type in self.within_se:
+            found[at - 1] = found[at - 1][:-1]
             found[at] = (replace(found[at][0], activation=last.type),)
 
     def _sum_within(
