@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import PredictorError
 from ..hyperspace import Kernel, make_divisible
 from .features import FloatArray
-from .lowering import ACTIVATED, ACTIVATIONS, FLOAT, PLAIN, RuntimeKernel
+from .lowering import ACTIVATED, ACTIVATIONS, FLOAT, PLAIN, POSITIVE_KEY, RuntimeKernel
 from .predictor import LatencyPredictor
 
 _ORDER = (*ACTIVATED, *PLAIN, *ACTIVATIONS)
@@ -41,7 +41,8 @@ def kernel_of_key(key: str) -> RuntimeKernel:
     PredictorError
         Text that names no kernel.
     """
-    unit, *numbers = key.split("/")
+    numbered = key.removesuffix(f"/{POSITIVE_KEY}")
+    unit, *numbers = numbered.split("/")
     kind, _, activation = unit.partition("+")
     try:
         hw, cin, cout, kernel_size, stride, squeezed = map(int, numbers[:6])
@@ -51,7 +52,7 @@ def kernel_of_key(key: str) -> RuntimeKernel:
             f"kernel {key!r}: expected <type>/<hw>/<cin>/<cout>/<kernel>/<stride>/<squeezed>"
         ) from error
     shape = (hw, cin, cout, kernel_size, stride, squeezed)
-    return RuntimeKernel(kind, *shape, activation or "none", expand)
+    return RuntimeKernel(kind, *shape, activation or "none", expand, numbered != key)
 
 
 def measured_us(predictor: LatencyPredictor) -> dict[RuntimeKernel, float]:
@@ -275,8 +276,9 @@ def _step_curve(
     place = f"{fixed.hw}×{fixed.hw}"
     shape = f", stride {fixed.stride}" if fixed.stride > 1 else ""
     inputs = f", {fixed.cin} input channels" if fixed.cin else ""
+    signs = ", never negative" if fixed.positive else ""
     return StepCurve(
-        f"{_title(fixed.unit, fixed.kernel_size)} at {place}{shape}{inputs}",
+        f"{_title(fixed.unit, fixed.kernel_size)} at {place}{shape}{inputs}{signs}",
         np.array(widths, float),
         predictor.kernels_us(kernels),
         np.array(sorted(measured.items()), float),

@@ -33,6 +33,8 @@ SUM = "sum"
 # Kernels that a sum can be computed within.
 SUMMED = ("conv1x1", "conv")
 FLOAT = "float32"
+# End of the key of a kernel whose input is never negative.
+POSITIVE_KEY = "positive"
 # Prefix of a block type that is one runtime kernel; some block types are named like kernels.
 BLOCK = "block_"
 
@@ -78,7 +80,7 @@ class RuntimeKernel:
         key = "/".join((self.unit, *map(str, numbers)))
         if self.expand:
             key = f"{key}/{self.expand:g}"
-        return f"{key}/positive" if self.positive else key
+        return f"{key}/{POSITIVE_KEY}" if self.positive else key
 
     @property
     def weights(self) -> int:

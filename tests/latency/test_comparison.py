@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from nni_spaceevo.errors import PredictorError
+from nni_spaceevo.errors import PredictorError, PredictorWarning
+from nni_spaceevo.files import packed_folder
 from nni_spaceevo.latency import Lowering
 from nni_spaceevo.latency.comparison import (
     Measured,
@@ -16,10 +20,12 @@ from nni_spaceevo.latency.comparison import (
     unit_costs,
 )
 from nni_spaceevo.latency.lowering import RuntimeKernel
+from nni_spaceevo.latency.predictor import load_predictor
 
 from .formula import SIZES, WIDTHS, float_us, formula_predictor, int8_us
 
 WHOLE = Lowering(whole_blocks=True)
+PACKED = sorted(path.parent for path in packed_folder("latency_predictors").glob("*/device.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,8 @@ WHOLE = Lowering(whole_blocks=True)
         RuntimeKernel("conv1x1", 14, 16, 96),
         RuntimeKernel("conv", 28, 16, 32, 5, 2, activation="hswish"),
         RuntimeKernel("se", 7, 96, 96, squeezed=24),
+        RuntimeKernel("se", 7, 96, 96, squeezed=24, activation="hswish"),
+        RuntimeKernel("dwconv", 7, 96, 96, 3, positive=True),
         RuntimeKernel("block_mbv2_res", 14, 16, 24, 3, 2, activation="relu6", expand=4.5),
     ],
     ids=lambda k: k.key,
@@ -40,6 +48,15 @@ def test_a_key_names_its_kernel(kernel: RuntimeKernel) -> None:
 def test_other_text_is_refused(key: str) -> None:
     with pytest.raises(PredictorError, match="expected <type>"):
         kernel_of_key(key)
+
+
+@pytest.mark.parametrize("folder", PACKED, ids=lambda folder: folder.name)
+def test_what_the_predictors_of_the_package_were_fitted_to_is_known(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PredictorWarning)
+        predictor = load_predictor(folder)
+    known = {unit.partition("+")[0] for unit in predictor.lowering.operators}
+    assert {kernel.type for kernel in measured_us(predictor)} <= known
 
 
 def test_kinds_are_ordered_by_what_they_are() -> None:
