@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import PredictorError
 from ..hyperspace import Kernel, make_divisible
 from .features import FloatArray
-from .lowering import ACTIVATED, ACTIVATIONS, FLOAT, PLAIN, POSITIVE_KEY, RuntimeKernel
+from .lowering import ACTIVATED, ACTIVATIONS, FLOAT, PLAIN, RuntimeKernel, kernel_of_key
 from .predictor import LatencyPredictor
 
 _ORDER = (*ACTIVATED, *PLAIN, *ACTIVATIONS)
@@ -31,28 +31,6 @@ _FEWEST_POINTS = 3
 # Kernels of a type that must have been measured at multiples of `VECTOR`, and beside them.
 _FEWEST_OF_A_SIDE = 5
 _FREE = "free"
-
-
-def kernel_of_key(key: str) -> RuntimeKernel:
-    """The kernel of a `RuntimeKernel.key`.
-
-    Raises
-    ------
-    PredictorError
-        Text that names no kernel.
-    """
-    numbered = key.removesuffix(f"/{POSITIVE_KEY}")
-    unit, *numbers = numbered.split("/")
-    kind, _, activation = unit.partition("+")
-    try:
-        hw, cin, cout, kernel_size, stride, squeezed = map(int, numbers[:6])
-        (expand,) = map(float, numbers[6:] or ["0"])
-    except ValueError as error:
-        raise PredictorError(
-            f"kernel {key!r}: expected <type>/<hw>/<cin>/<cout>/<kernel>/<stride>/<squeezed>"
-        ) from error
-    shape = (hw, cin, cout, kernel_size, stride, squeezed)
-    return RuntimeKernel(kind, *shape, activation or "none", expand, numbered != key)
 
 
 def measured_us(predictor: LatencyPredictor) -> dict[RuntimeKernel, float]:

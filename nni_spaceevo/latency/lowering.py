@@ -34,7 +34,7 @@ SUM = "sum"
 SUMMED = ("conv1x1", "conv")
 FLOAT = "float32"
 # End of the key of a kernel whose input is never negative.
-POSITIVE_KEY = "positive"
+_POSITIVE = "positive"
 # Prefix of a block type that is one runtime kernel; some block types are named like kernels.
 BLOCK = "block_"
 
@@ -80,7 +80,7 @@ class RuntimeKernel:
         key = "/".join((self.unit, *map(str, numbers)))
         if self.expand:
             key = f"{key}/{self.expand:g}"
-        return f"{key}/{POSITIVE_KEY}" if self.positive else key
+        return f"{key}/{_POSITIVE}" if self.positive else key
 
     @property
     def weights(self) -> int:
@@ -95,6 +95,28 @@ class RuntimeKernel:
     def hw_out(self) -> int:
         """Output height and width."""
         return 1 if self.type == "pool" else -(-self.hw // self.stride)
+
+
+def kernel_of_key(key: str) -> RuntimeKernel:
+    """The kernel of a `RuntimeKernel.key`.
+
+    Raises
+    ------
+    PredictorError
+        Text that names no kernel.
+    """
+    numbered = key.removesuffix(f"/{_POSITIVE}")
+    unit, *numbers = numbered.split("/")
+    kind, _, activation = unit.partition("+")
+    try:
+        hw, cin, cout, kernel_size, stride, squeezed = map(int, numbers[:6])
+        (expand,) = map(float, numbers[6:] or ["0"])
+    except ValueError as error:
+        raise PredictorError(
+            f"kernel {key!r}: expected <type>/<hw>/<cin>/<cout>/<kernel>/<stride>/<squeezed>"
+        ) from error
+    shape = (hw, cin, cout, kernel_size, stride, squeezed)
+    return RuntimeKernel(kind, *shape, activation or "none", expand, numbered != key)
 
 
 class Lowering(Record, frozen=True):

@@ -98,6 +98,7 @@ def test_a_file_that_asks_for_another_version_of_zip_is_refused(regressor):
         ("schema", np.array(9), "schema is 9, expected 1"),
         ("kind", np.array("pool"), "kind is 'pool', expected 'conv'"),
         ("feature_names", np.array(["hw", "color"]), r"feature_names is \['hw', 'color'\]"),
+        ("feature_names", np.array(["hw"]), "index of the trees is out of range"),
         ("base_names", np.array(["macs"] * len(base_names("conv"))), r"base_names has \['macs'\]"),
         ("weights", None, "'weights' is missing"),
         ("weights", np.ones(1), "weights are not finite numbers, one per base term"),

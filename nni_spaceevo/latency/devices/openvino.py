@@ -129,8 +129,8 @@ class OpenVinoDevice(Device):
         """As probed, with what depends on the neighbours of a kernel."""
         found = super().lowering()
         own = {name for names in found.own_kernel.values() for name in names}
-        alone = next(p for p in probes() if p.type == "se")
-        joined = [replace(alone, activation=name) for name in _POINTWISE if name in own]
+        se = next(p for p in probes() if p.type == "se")
+        joined = [replace(se, activation=name) for name in _POINTWISE if name in own]
         return structs.replace(
             found,
             operators=found.operators | {k.unit: self.operators(k) for k in joined},
