@@ -1,4 +1,4 @@
-"""The order in memory in which a module computes, for benchmarks that compare two."""
+"""How a module forms its sums, for benchmarks that compare two ways."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+from nni_spaceevo.network import layers
+
 
 class MemoryOrder:
-    """Lets a module compute in torch's usual order at first, and in another once it is told.
+    """Lets a module compute in torch's usual order in memory at first, and in another once told.
 
-    Ways to compute are compared in one order: in another, sums round otherwise, which quantizers
-    turn into other gradients.
+    Ways to compute are compared in one order, every convolution torch's: in another, and by way of
+    frequencies, sums round otherwise, which ReLU and quantizers turn into other gradients.
 
     Parameters
     ----------
@@ -42,4 +44,6 @@ class MemoryOrder:
             for place in self._places:
                 target = f"nni_spaceevo.{place}.channels_last"
                 stack.enter_context(mock.patch(target, ordered))
+            if self._order == torch.contiguous_format:
+                stack.enter_context(mock.patch.object(layers, "saves_time", lambda *_: False))
             yield

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import parallel
 from ..hyperspace import ConvStep, LinearStep, PoolStep, SqueezeExciteStep, Step
 from ..quant import ActivationQuantizer, Quantizer, WeightQuantizer, quantized_activation
+from .fourier import fourier_conv2d, saves_time
 
 FOLDED = ("none", "relu", "relu6")
 _FUNCTIONS = {
@@ -106,7 +107,10 @@ class ConvLayer(nn.Module):
             # buffer where channels lie last and are fewer than fill a vector (8 with AVX2, 16 with
             # AVX-512): wrong gradients, or a crash (uxlfoundation/oneDNN#6035).
             x, stride = x[..., ::stride, ::stride], 1
-        x = F.conv2d(x, weight, bias, stride, step.kernel_size // 2, groups=groups)
+        if self.training and bias is None and saves_time(x, weight, stride, groups):
+            x = fourier_conv2d(x, weight)
+        else:
+            x = F.conv2d(x, weight, bias, stride, step.kernel_size // 2, groups=groups)
         if step.norm:
             x = _batch_norm(self.norm, x)
         return self.activations[step.activation](x)
