@@ -2,11 +2,12 @@
 
 One step of onnxw's stage3 under EfficientNet-B5 (weights random: they cost as much as trained), in
 FP32 and with LSQ+, for three block types and in three ways by turns: `plain` runs the teacher for
-each sub-stage anew, copies each weight's slice, fake-quantizes by a chain of tensor operations, and
-keeps torch's usual order in memory; `package` is this package; `cached` is this package when the
-teacher's features have been kept, so that it need not run. All compute the same losses and
-gradients, which is checked first, in one order. Reading images is no part of a step, nor is reading
-kept features. Writes `block_kd_speed.json` and `.png` beside this script.
+each sub-stage anew, copies each weight's slice, fake-quantizes by a chain of tensor operations,
+leaves every convolution to torch, and keeps torch's usual order in memory; `package` is this
+package; `cached` is this package when the teacher's features have been kept, so that it need not
+run. All compute the same losses and gradients, which is checked first, in one order and by torch's
+convolutions. Reading images is no part of a step, nor is reading kept features. Writes
+`block_kd_speed.json` and `.png` beside this script.
 
     python benchmarks/block_kd_speed.py                    # CPU: r160, batch 16, one thread
     python benchmarks/block_kd_speed.py --device cuda      # GPU: r224, batch 64, bfloat16

@@ -11,6 +11,7 @@ its result lies frequency by frequency, as the product of the spectra wants it. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,17 +38,28 @@ def saves_time(x: Tensor, weight: Tensor, stride: int, groups: int) -> bool:
     weight : (cout, cin / groups, k, k), k odd
     stride, groups : of the convolution
     """
-    (n, cin, h, w), (cout, _, kernel, _) = x.shape, weight.shape
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or stride > 1 or groups > 1:
         return False
-    direct = n * h * w * kernel**2 * cin * cout
-    if kernel < _LEAST_KERNEL or direct < _LEAST_PRODUCTS:
-        return False
+    direct, fourier = products(x.shape, weight.shape)
+    large = weight.shape[-1] >= _LEAST_KERNEL and direct >= _LEAST_PRODUCTS
+    return large and direct > _LEAST_GAIN * fourier
+
+
+def products(images: Sequence[int], weight: Sequence[int]) -> tuple[int, int]:
+    """How many products of two numbers `conv2d` takes, and `fourier_conv2d`.
+
+    Parameters
+    ----------
+    images : n, cin, h, w
+    weight : cout, cin, k, k
+    """
+    (n, cin, h, w), (cout, _, kernel, _) = images, weight
     high, half = h + kernel // 2, (w + kernel // 2) // 2 + 1
     # Complex numbers are two real ones, and the product of two takes four.
-    images = 2 * half * h * (w + 2 * high) * n * (cin + cout)
-    kernels = 2 * high * half * kernel**2 * cin * cout
-    return direct > _LEAST_GAIN * (images + kernels + 4 * high * half * n * cin * cout)
+    of_images = 2 * half * h * (w + 2 * high) * n * (cin + cout)
+    of_kernels = 2 * high * half * kernel**2 * cin * cout
+    fourier = of_images + of_kernels + 4 * high * half * n * cin * cout
+    return n * h * w * kernel**2 * cin * cout, fourier
 
 
 def fourier_conv2d(x: Tensor, weight: Tensor) -> Tensor:
