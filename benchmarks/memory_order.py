@@ -9,13 +9,13 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from nni_spaceevo.network import layers
+from nni_spaceevo.network import fourier
 
 
 class MemoryOrder:
     """Lets a module compute in torch's usual order in memory at first, and in another once told.
 
-    Ways to compute are compared in one order, every convolution torch's: in another, and by way of
+    Ways to compute are compared in one order, none by way of frequencies: in another order, and by
     frequencies, sums round otherwise, which ReLU and quantizers turn into other gradients.
 
     Parameters
@@ -45,5 +45,5 @@ class MemoryOrder:
                 target = f"nni_spaceevo.{place}.channels_last"
                 stack.enter_context(mock.patch(target, ordered))
             if self._order == torch.contiguous_format:
-                stack.enter_context(mock.patch.object(layers, "saves_time", lambda *_: False))
+                stack.enter_context(mock.patch.object(fourier, "saves_time", lambda *_: False))
             yield

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nni_spaceevo.hyperspace import ConvStep
-from nni_spaceevo.network import layers
+from nni_spaceevo.network import depthwise, fourier, layers
 from nni_spaceevo.network.layers import ConvLayer
 from nni_spaceevo.quant import ActivationQuantizer, WeightQuantizer
 from nni_spaceevo.quant.lsq import ACTIVATION_RANGE, WEIGHT_RANGE
@@ -113,7 +113,8 @@ def plain_layers() -> Iterator[None]:
             (WeightQuantizer, "forward", plain_weight),
             (ConvLayer, "_weight", plain_slice),
             (layers, "quantized_activation", lambda *_: None),
-            (layers, "saves_time", lambda *_: False),
+            (fourier, "saves_time", lambda *_: False),
+            (depthwise, "saves_time", lambda *_: False),
         ):
             stack.enter_context(mock.patch.object(kind, name, function))
         yield

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import parallel
 from ..hyperspace import ConvStep, LinearStep, PoolStep, SqueezeExciteStep, Step
 from ..quant import ActivationQuantizer, Quantizer, WeightQuantizer, quantized_activation
-from .fourier import fourier_conv2d, saves_time
+from .convolution import training_conv2d
 
 FOLDED = ("none", "relu", "relu6")
 _FUNCTIONS = {
@@ -101,16 +101,10 @@ class ConvLayer(nn.Module):
         weight = self.weight_quantizer(self._weight(step), self.conv.weight)
         bias = self.conv.bias[: step.cout] if self.conv.bias is not None else None
         groups = step.cout if self.depthwise else 1
-        stride = self.stride
-        if self.training and stride > 1 and step.kernel_size == 1:
-            # The same pixels. With a stride, oneDNN's gradient of these weights writes past its
-            # buffer where channels lie last and are fewer than fill a vector (8 with AVX2, 16 with
-            # AVX-512): wrong gradients, or a crash (uxlfoundation/oneDNN#6035).
-            x, stride = x[..., ::stride, ::stride], 1
-        if self.training and bias is None and saves_time(x, weight, stride, groups):
-            x = fourier_conv2d(x, weight)
+        if self.training:
+            x = training_conv2d(x, weight, bias, self.stride, groups)
         else:
-            x = F.conv2d(x, weight, bias, stride, step.kernel_size // 2, groups=groups)
+            x = F.conv2d(x, weight, bias, self.stride, step.kernel_size // 2, groups=groups)
         if step.norm:
             x = _batch_norm(self.norm, x)
         return self.activations[step.activation](x)
