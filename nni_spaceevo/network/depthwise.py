@@ -72,10 +72,11 @@ class _DepthwiseConv(torch.autograd.Function):
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
         kernel, of_x, of_weight = weight.shape[-1], None, None
-        if ctx.needs_input_grad[0]:
-            of_x = _torchs(gradient, x, weight, kernel // 2, weight=False)
+        # Weights first: what is copied for them leaves no hole in memory below what stays.
         if ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(gradient, x, kernel)
+        if ctx.needs_input_grad[0]:
+            of_x = _torchs(gradient, x, weight, kernel // 2, weight=False)
         return of_x, of_weight
 
 
