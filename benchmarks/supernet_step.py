@@ -5,11 +5,11 @@ with LSQ+, by turns, and always of the same subnets: the largest, the smallest a
 `package` is this package. `plain` is the same step as one would write it first: four separate full
 forward passes, each followed by its backward pass; fake quantization by a chain of tensor
 operations, each of which writes its result; a contiguous copy of every sliced weight; torch's usual
-order in memory and, for large dense kernels too, its convolutions. It recomputes nothing, the
-largest subnet's logits included: the package makes four passes as well, so in FP32 these last three
-are all that they differ by. Optimizers, losses
-and clipping are the same, and that losses and gradients are is checked first, in one order. Reading
-images is no part of a step. Writes `supernet_step.json` and `.png` beside this script.
+order in memory and its convolutions, of large dense and wide depthwise kernels too. It recomputes
+nothing, the largest subnet's logits included: the package makes four passes as well, so in FP32
+these last three are all that they differ by. Optimizers, losses and clipping are the same, and that
+losses and gradients are is checked first, in one order. Reading images is no part of a step. Writes
+`supernet_step.json` and `.png` beside this script.
 
     python benchmarks/supernet_step.py                    # CPU: batch 16, 8 at r224; two threads
     python benchmarks/supernet_step.py --device cuda      # GPU: batch 64, bfloat16
